@@ -1,0 +1,47 @@
+"""Runs migrations on the application's database; tests hand over an engine of their own."""
+
+from alembic import context
+from sqlalchemy import Connection, Engine
+from sqlmodel import SQLModel
+
+import app.models  # noqa: F401  (fills the metadata)
+from app.core.config import load_settings
+from app.db.session import create_database_engine
+
+
+def run_offline() -> None:
+    """`alembic upgrade head --sql` prints the statements."""
+    url = load_settings().database
+    context.configure(url=url, target_metadata=SQLModel.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_online() -> None:
+    given: Engine | None = context.config.attributes.get("engine")
+    engine = given or create_database_engine(load_settings())
+    with engine.connect() as connection:
+        migrate(connection)
+    if given is None:
+        engine.dispose()
+
+
+def migrate(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # A migration may take its time; it still gives up soon on a lock, and never blocks all.
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        render_as_batch=connection.dialect.name == "sqlite",  # it alters tables by copying them
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online()

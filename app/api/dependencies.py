@@ -1,0 +1,78 @@
+"""What the routes ask for, as Annotated aliases."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import OAuth2PasswordBearer
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import HTTPConnection
+
+from app.api.cookies import access_cookie
+from app.core.refusals import Reason, Refusal
+from app.core.tokens import InvalidToken
+from app.models.user import User
+from app.services import logins
+from app.services.backend import Backend
+from app.services.logins import Client, Current
+
+
+async def get_backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+BackendDep = Annotated[Backend, Depends(get_backend)]
+
+
+async def get_client(request: Request) -> Client:
+    return Client(request.state.client, request.headers.get("user-agent", ""))
+
+
+ClientDep = Annotated[Client, Depends(get_client)]
+
+
+class AccessTokenScheme(OAuth2PasswordBearer):
+    """The Bearer header if there is one, else the access cookie. Never one after the other."""
+
+    async def __call__(self, request: HTTPConnection) -> str | None:
+        settings = request.app.state.backend.settings
+        headers = request.headers.getlist("authorization")
+        schemes = [get_authorization_scheme_param(header) for header in headers]
+        bearer = [token for scheme, token in schemes if scheme.lower() == "bearer"]
+        if not bearer:
+            return request.cookies.get(access_cookie(settings))
+        return bearer[0] if len(bearer) == 1 else ""
+
+
+access_token_scheme = AccessTokenScheme(
+    tokenUrl="/api/v1/auth/token",
+    refreshUrl="/api/v1/auth/token",
+    scheme_name="Password",
+    description="Log in with an email address (as username) and a password.",
+    auto_error=False,
+)
+
+
+async def get_current(
+    request: Request,
+    backend: BackendDep,
+    presented: Annotated[str | None, Depends(access_token_scheme)],
+) -> Current:
+    if not presented:
+        raise Refusal(Reason.NOT_AUTHENTICATED)
+    try:
+        token = backend.tokens.read_access(presented)
+    except InvalidToken:
+        raise Refusal(Reason.NOT_AUTHENTICATED) from None
+    request.state.user_id, request.state.login_id = token
+    return await logins.identify(backend, token)
+
+
+CurrentLogin = Annotated[Current, Depends(get_current)]
+
+
+async def get_current_user(current: CurrentLogin) -> User:
+    return current.user
+
+
+CurrentUser = Annotated[User, Depends(get_current_user)]

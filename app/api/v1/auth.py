@@ -1,0 +1,98 @@
+"""The compact auth router: sign up, log in, refresh and log out, with cookies."""
+
+from fastapi import APIRouter, Request, Response, status
+
+from app.api.cookies import clear_cookies, presented_logins, presented_refresh_token, set_cookies
+from app.api.dependencies import BackendDep, ClientDep
+from app.api.errors import UNSAFE, WITH_BODY, problems
+from app.core.refusals import Reason
+from app.core.tokens import ClientId
+from app.models.login import Credentials, SessionRefreshed, SessionStarted, SessionTimes
+from app.models.user import User, UserCreate, UserPublic
+from app.services import accounts, logins
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+
+@router.post(
+    "/register",
+    status_code=status.HTTP_201_CREATED,
+    response_model=UserPublic,
+    responses=problems(
+        Reason.REGISTRATION_CLOSED,
+        Reason.EMAIL_TAKEN,
+        Reason.PASSWORD_TOO_SHORT,
+        Reason.PASSWORD_TOO_COMMON,
+        Reason.BUSY,
+        *WITH_BODY,
+    ),
+)
+async def register(new_user: UserCreate, backend: BackendDep) -> User:
+    """Sign up.
+
+    A password may hold any characters; length is what makes it strong, and several unrelated
+    words make a good one. It must not be on the list of common passwords.
+    """
+    return await accounts.register(backend, new_user)
+
+
+@router.post("/login", responses=problems(Reason.INVALID_CREDENTIALS, Reason.BUSY, *WITH_BODY))
+async def login(
+    credentials: Credentials,
+    request: Request,
+    response: Response,
+    backend: BackendDep,
+    client: ClientDep,
+) -> SessionStarted:
+    """Log in, as a browser does.
+
+    Sets two HTTP-only cookies, which the browser sends by itself from now on and no script can
+    read. It always starts a new session, and ends the one that the request came with.
+    """
+    user = await accounts.authenticate(backend, credentials.email, credentials.password)
+    brought = presented_logins(request, backend)
+    started = await logins.start(backend, user, client, ClientId.BROWSER, replacing=brought)
+    set_cookies(response, backend, started)
+    return SessionStarted(
+        user=UserPublic.model_validate(user),
+        session=SessionTimes.of(started, backend.settings),
+    )
+
+
+@router.post(
+    "/refresh",
+    responses=problems(
+        Reason.NOT_AUTHENTICATED,
+        Reason.SESSION_EXPIRED,
+        Reason.SESSION_REVOKED,
+        Reason.TOKEN_REUSED,
+        Reason.BUSY,
+        *UNSAFE,
+    ),
+)
+async def refresh(request: Request, response: Response, backend: BackendDep) -> SessionRefreshed:
+    """Renew both cookies.
+
+    Call it shortly before `access_expires_at`, or after a 401 `not_authenticated`. Any number
+    of tabs may do so at the same time. Where a refresh token was copied, `token_reused` ends
+    the session for both holders.
+    """
+    token = presented_refresh_token(request, backend)
+    refreshed = await logins.refresh(backend, token, ClientId.BROWSER, request.state.received_at)
+    set_cookies(response, backend, refreshed)
+    return SessionRefreshed(session=SessionTimes.of(refreshed, backend.settings))
+
+
+@router.post(
+    "/logout",
+    status_code=status.HTTP_204_NO_CONTENT,
+    response_class=Response,
+    responses=problems(*UNSAFE),
+)
+async def logout(request: Request, response: Response, backend: BackendDep) -> None:
+    """Log out: the session ends at once, its tokens are void, its cookies are cleared.
+
+    It succeeds whatever state the cookies are in. Programs use `/auth/revoke`.
+    """
+    await logins.end(backend, presented_logins(request, backend))
+    clear_cookies(response, backend.settings)

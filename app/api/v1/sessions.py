@@ -1,0 +1,55 @@
+"""The current user's logins, which the API calls sessions: one on each device."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Response, status
+
+from app.api.cookies import clear_cookies
+from app.api.dependencies import BackendDep, CurrentLogin
+from app.api.errors import AUTHENTICATED, UNSAFE, problems
+from app.core.refusals import Reason
+from app.models.login import SessionPublic
+from app.services import logins
+
+router = APIRouter(prefix="/users/me/sessions", tags=["sessions"])
+
+
+@router.get("", responses=problems(*AUTHENTICATED, Reason.DATABASE_UNAVAILABLE))
+async def list_sessions(current: CurrentLogin, backend: BackendDep) -> list[SessionPublic]:
+    """Where am I logged in? The most recently used first, at most 100."""
+    alive = await logins.list_alive(backend, current.user)
+    return [
+        SessionPublic.model_validate(login, update={"current": login.id == current.login.id})
+        for login in alive
+    ]
+
+
+@router.delete(
+    "",
+    status_code=status.HTTP_204_NO_CONTENT,
+    response_class=Response,
+    responses=problems(*AUTHENTICATED, Reason.VALIDATION_FAILED, *UNSAFE),
+)
+async def end_sessions(
+    response: Response, current: CurrentLogin, backend: BackendDep, include_current: bool = False
+) -> None:
+    """Log out on all other devices; with `include_current=true` on this one too."""
+    spared = None if include_current else current.login.id
+    await logins.end_all(backend, current.user, sparing=spared)
+    if include_current:
+        clear_cookies(response, backend.settings)
+
+
+@router.delete(
+    "/{session_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    response_class=Response,
+    responses=problems(*AUTHENTICATED, Reason.NOT_FOUND, Reason.VALIDATION_FAILED, *UNSAFE),
+)
+async def end_session(
+    session_id: UUID, response: Response, current: CurrentLogin, backend: BackendDep
+) -> None:
+    """Log out on one device, which may be this one."""
+    await logins.end_one(backend, current.user, session_id)
+    if session_id == current.login.id:
+        clear_cookies(response, backend.settings)

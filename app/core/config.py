@@ -1,0 +1,273 @@
+"""Every setting, read from the environment or `.env` and checked before anything starts.
+
+A wrong value stops the start with one sentence that names the key and what to put there.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+Algorithm = Literal["HS256", "EdDSA", "ES256"]
+
+# SHA-256 of secrets long enough to pass the length check that stand in tutorials:
+# hashed, so that this file does not offer one more to copy.
+PUBLISHED_SECRETS = frozenset(
+    {
+        # the FastAPI tutorial's, 09d25e09…
+        "570dad43de1af4c925f92c16a68a50936da42b7dd6fdeb24850507a1199aac89",
+    }
+)
+PLACEHOLDER_WORDS = ("change", "example", "placeholder", "secret", "password", "insecure", "your-")
+
+
+class Settings(BaseSettings):
+    """The effective configuration. Each description completes "put there …"."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    secret_key: SecretStr = Field(
+        description="32 or more random characters, such as `openssl rand -hex 32` prints"
+    )
+    secret_key_fallbacks: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="former values of SECRET_KEY, separated by commas"
+    )
+    database_url: SecretStr = Field(
+        description="sqlite:///./app.db or postgresql://user:password@host/database"
+    )
+    database_pool_size: int = Field(
+        8, ge=1, le=200, description="connections of one process, a whole number from 1 to 200"
+    )
+    debug: bool = Field(False, description="true on a laptop, false everywhere else")
+
+    backend_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="exact origins, such as https://app.example.com, separated by commas"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="host names without port, separated by commas, or nothing for any"
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), description="addresses or networks of your proxies, such as 127.0.0.1, 10.0.0.0/8"
+    )
+
+    algorithm: Algorithm = Field("HS256", description="HS256, EdDSA or ES256")
+    signing_key_file: Path | None = Field(
+        None, description="the PEM file of a private key, such as `python -m app keygen` makes"
+    )
+    verification_key_files: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="PEM files of the next or the former key, separated by commas"
+    )
+    issuer: str = Field(
+        "fastapi-auth", min_length=1, max_length=200, description="a name or URL of this service"
+    )
+    audience: str = Field(
+        "fastapi-auth", min_length=1, max_length=200, description="a name or URL of the API"
+    )
+
+    access_token_expire_minutes: float = Field(
+        15, gt=0, le=1440, description="minutes, above 0 and at most 1440"
+    )
+    refresh_token_expire_days: float = Field(
+        7, gt=0, le=365, description="days, above 0 and at most SESSION_MAX_DAYS"
+    )
+    session_max_days: float = Field(30, gt=0, le=365, description="days, above 0 and at most 365")
+    refresh_grace_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="seconds, at most a quarter of the access lifetime, or 0 for strict single use",
+    )
+
+    password_min_length: int = Field(
+        15, ge=8, le=128, description="a whole number of characters from 8 to 128"
+    )
+    hashing_threads: int | None = Field(
+        None, ge=1, le=256, description="a whole number from 1 to 256, or nothing: one a core"
+    )
+    hashing_queue: int = Field(
+        64, ge=1, le=10_000, description="how many log-ins may wait, from 1 to 10000"
+    )
+
+    registration_open: bool = Field(True, description="true or false")
+    enable_token_endpoint: bool = Field(True, description="true or false")
+    enable_docs: bool | None = Field(None, description="true, false, or nothing: as DEBUG")
+
+    @field_validator(
+        "secret_key_fallbacks",
+        "backend_cors_origins",
+        "allowed_hosts",
+        "trusted_proxies",
+        "verification_key_files",
+        mode="before",
+    )
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret(cls, value: SecretStr) -> SecretStr:
+        secret = value.get_secret_value()
+        if len(secret.encode()) < 32:
+            raise ValueError("it is shorter than 32 bytes")
+        if hashlib.sha256(secret.encode()).hexdigest() in PUBLISHED_SECRETS:
+            raise ValueError("it stands in a public tutorial")
+        if len(set(secret)) < 8 or any(word in secret.lower() for word in PLACEHOLDER_WORDS):
+            raise ValueError("it looks like a sample, not like random characters")
+        return value
+
+    @field_validator("secret_key_fallbacks")
+    @classmethod
+    def _check_fallbacks(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        return tuple(cls._check_secret(secret) for secret in value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr) -> SecretStr:
+        url = read_database_url(value.get_secret_value())
+        if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+            raise ValueError("SQLite in memory would forget everybody at each restart")
+        return value
+
+    @field_validator("backend_cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin == "*":
+                raise ValueError("* is refused, because these requests carry credentials")
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(
+                    f"{origin!r} is not an origin (scheme://host or scheme://host:port)"
+                )
+            if origin != origin.lower() or "@" in parts.netloc or not parts.hostname:
+                raise ValueError(f"{origin!r} is not as a browser sends it: lower case, no user")
+        return value
+
+    @model_validator(mode="after")
+    def _check_lifetimes(self) -> Self:
+        if self.refresh_token_expire_days > self.session_max_days:
+            raise ValueError("REFRESH_TOKEN_EXPIRE_DAYS: put there at most SESSION_MAX_DAYS")
+        if self.access_lifetime > self.idle_lifetime:
+            raise ValueError(
+                "ACCESS_TOKEN_EXPIRE_MINUTES: put there less than REFRESH_TOKEN_EXPIRE_DAYS"
+            )
+        longest = self.access_lifetime.total_seconds() / 4
+        if self.refresh_grace_seconds is not None and self.refresh_grace_seconds > longest:
+            raise ValueError(
+                f"REFRESH_GRACE_SECONDS: put there at most {longest:g}, a quarter of the access "
+                "lifetime, so that a stolen token cannot hide in the grace period"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_key_files(self) -> Self:
+        files = {"SIGNING_KEY_FILE": self.signing_key_file} if self.signing_key_file else {}
+        if self.algorithm != "HS256" and not files:
+            raise ValueError(
+                f"SIGNING_KEY_FILE: ALGORITHM={self.algorithm} needs one; put there the PEM file "
+                "of a private key, such as `python -m app keygen` makes"
+            )
+        if self.algorithm == "HS256" and (files or self.verification_key_files):
+            raise ValueError("ALGORITHM: key files are given, so put there EdDSA or ES256")
+        return self
+
+    @property
+    def database(self) -> URL:
+        return read_database_url(self.database_url.get_secret_value())
+
+    @cached_property
+    def access_lifetime(self) -> timedelta:
+        return timedelta(minutes=self.access_token_expire_minutes)
+
+    @cached_property
+    def idle_lifetime(self) -> timedelta:
+        return timedelta(days=self.refresh_token_expire_days)
+
+    @cached_property
+    def absolute_lifetime(self) -> timedelta:
+        return timedelta(days=self.session_max_days)
+
+    @cached_property
+    def grace(self) -> timedelta:
+        """How long a refresh token counts as young (docs/rotation.md)."""
+        if self.refresh_grace_seconds is not None:
+            return timedelta(seconds=self.refresh_grace_seconds)
+        return min(timedelta(seconds=60), self.access_lifetime / 4)
+
+    @property
+    def docs_enabled(self) -> bool:
+        return self.debug if self.enable_docs is None else self.enable_docs
+
+
+def read_database_url(text: str) -> URL:
+    """`postgres://` and `postgresql://` mean psycopg2 here, which SQLAlchemy 2.1 no longer assumes.
+
+    Raises ValueError where it is no URL of a database that this project supports.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ValueError("it is not a database URL") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg2"):
+        return url.set(drivername="postgresql+psycopg2")
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
+        return url
+    raise ValueError(f"{url.drivername} is not supported")
+
+
+class SettingsError(Exception):
+    """Sentences that each name a key, say what is wrong with it and what to put there."""
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env`. Ends the process with one sentence a wrong key."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        refuse_to_start(*explain(error))
+
+
+def refuse_to_start(*sentences: str) -> NoReturn:
+    sys.stderr.write("\n".join(sentences) + "\n")
+    sys.exit(2)
+
+
+def explain(error: ValidationError) -> Iterator[str]:
+    """One sentence a key. Values are not shown: some are secret."""
+    explained = set()
+    for problem in error.errors(include_url=False, include_input=False):
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            yield f"{message}."
+            continue
+        name = str(problem["loc"][0])
+        if name in explained:
+            continue
+        explained.add(name)
+        put = Settings.model_fields[name].description
+        if problem["type"] == "missing":
+            yield f"{name.upper()} is missing: put there {put}."
+        else:
+            yield f"{name.upper()} is wrong ({message}): put there {put}."

@@ -1,0 +1,62 @@
+"""One JSON object a line on standard output: requests, security events, everything else.
+
+No password, token, cookie or address of a page with a query ever enters a log line.
+"""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+LONGEST_VALUE = 500  # characters: a log line is no place to store what a client sends
+
+logger = logging.getLogger("app")
+current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
+
+
+def configure_logging() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.INFO)
+    # uvicorn brings handlers of its own, and an access log that would show query strings.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = name != "uvicorn.access"
+
+
+def log_event(name: str, level: int = logging.INFO, **fields: Any) -> None:
+    """A line with `event` and these fields; None is left out."""
+    logger.log(level, name, extra={"fields": fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """json.dumps escapes control characters and line breaks, so one event stays one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+        }
+        if request_id := current_request_id.get():
+            line["request_id"] = request_id
+        fields = getattr(record, "fields", None)
+        if fields is None:
+            line["logger"] = record.name
+            line["message"] = shorten(record.getMessage())
+        else:
+            line["event"] = record.msg
+            line.update(
+                (name, shorten(value)) for name, value in fields.items() if value is not None
+            )
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def shorten(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > LONGEST_VALUE:
+        return value[:LONGEST_VALUE] + "…"
+    return value

@@ -1,0 +1,127 @@
+"""Password hashing: argon2id, older schemes read and replaced, no more at a time than cores.
+
+A hash takes 19 MiB and a core for some 20 ms. Uncapped, a flood of log-ins would take all
+memory and stall every other request. Here it waits in a queue, and whoever finds the queue
+full is refused at once.
+"""
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from passlib.context import CryptContext
+
+from app.core.blocklist import is_common
+from app.core.refusals import Reason, Refusal
+
+LONGEST_PASSWORD = 1024  # characters
+SHORTEST_PASSWORD = 8  # characters: the floor of PASSWORD_MIN_LENGTH
+BCRYPT_LIMIT = 72  # bytes
+
+T = TypeVar("T")
+
+# The first scheme hashes. The others are read, and replaced when their owner next logs in.
+context = CryptContext(
+    schemes=[
+        "argon2",
+        "bcrypt",
+        "bcrypt_sha256",
+        "pbkdf2_sha256",
+        "pbkdf2_sha512",
+        "django_pbkdf2_sha256",
+    ],
+    deprecated="auto",
+    argon2__type="ID",
+    argon2__memory_cost=19 * 1024,  # KiB
+    argon2__time_cost=2,
+    argon2__parallelism=1,
+)
+# What a password is compared with where there is no account. Nothing hashes to it.
+NOBODYS_HASH = context.hash(os.urandom(32))
+
+
+class Verification(NamedTuple):
+    correct: bool
+    replacement: str | None = None  # by today's parameters, where the stored hash is older
+
+
+class Passwords:
+    """Hashes on threads of its own: `threads` at a time, at most `queue` more waiting."""
+
+    def __init__(self, threads: int | None, queue: int) -> None:
+        threads = threads or available_cores()
+        self._executor = ThreadPoolExecutor(threads, "hashing")
+        self._room = threads + queue  # only ever touched on the event loop
+
+    async def hash(self, password: str) -> str:
+        """Raises Refusal(BUSY) when the queue is full."""
+        return await self._run(lambda: context.hash(normalise(password)))
+
+    async def verify(self, password: str, stored: str | None) -> Verification:
+        """Takes as long without a stored hash, so that time does not tell who has an account.
+
+        Raises Refusal(BUSY) when the queue is full.
+        """
+        return await self._run(lambda: verify(password, stored))
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._room <= 0:
+            raise Refusal(Reason.BUSY)
+        self._room -= 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        future.add_done_callback(self._leave)
+        return await future
+
+    def _leave(self, future: object) -> None:
+        self._room += 1
+
+
+def verify(password: str, stored: str | None) -> Verification:
+    try:
+        if stored is not None and context.identify(stored):
+            return Verification(*context.verify_and_update(as_hashed(password, stored), stored))
+    except ValueError:  # a damaged hash, or a NUL that bcrypt does not take
+        pass
+    context.verify(normalise(password), NOBODYS_HASH)
+    return Verification(False)
+
+
+def as_hashed(password: str, stored: str) -> str | bytes:
+    """The password as the scheme of `stored` saw it when it was set.
+
+    Older systems did not normalise, and their bcrypt looked at the first 72 bytes only. That
+    ends here: a correct one is replaced by a hash of the whole.
+    """
+    if stored.startswith("$argon2"):
+        return normalise(password)
+    if stored.startswith("$2"):
+        return password.encode()[:BCRYPT_LIMIT]
+    return password
+
+
+def normalise(password: str) -> str:
+    """NFC (NIST SP 800-63B-4, 3.1.1.2): keyboards differ in how they write é. Never trimmed."""
+    return unicodedata.normalize("NFC", password)
+
+
+def check_new_password(password: str, shortest: int) -> None:
+    """Length and the list of common ones, no rules of composition (NIST SP 800-63B-4, 3.1.1.2).
+
+    Raises Refusal(PASSWORD_TOO_SHORT) or Refusal(PASSWORD_TOO_COMMON).
+    """
+    if len(normalise(password)) < shortest:
+        raise Refusal(Reason.PASSWORD_TOO_SHORT)
+    if is_common(password):
+        raise Refusal(Reason.PASSWORD_TOO_COMMON)
+
+
+def available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,42 @@
+"""Why the service says no: raised by the services, turned into HTTP by app/api/errors.py."""
+
+from enum import StrEnum, auto
+
+
+class Reason(StrEnum):
+    """The stable, machine-readable `code` of every error answer."""
+
+    # who are you?
+    NOT_AUTHENTICATED = auto()
+    INVALID_CREDENTIALS = auto()
+    SESSION_EXPIRED = auto()
+    SESSION_REVOKED = auto()
+    TOKEN_REUSED = auto()
+    # not that, not from there
+    CROSS_ORIGIN = auto()
+    DEBUG_NOT_LOOPBACK = auto()
+    REGISTRATION_CLOSED = auto()
+    WRONG_HOST = auto()
+    # not this input
+    BAD_REQUEST = auto()
+    CONTENT_TOO_LARGE = auto()
+    EMAIL_TAKEN = auto()
+    METHOD_NOT_ALLOWED = auto()
+    NOT_FOUND = auto()
+    PASSWORD_TOO_COMMON = auto()
+    PASSWORD_TOO_SHORT = auto()
+    PREFLIGHT_REFUSED = auto()
+    VALIDATION_FAILED = auto()
+    # not now
+    BUSY = auto()
+    DATABASE_UNAVAILABLE = auto()
+    NOT_READY = auto()
+    INTERNAL_ERROR = auto()
+
+
+class Refusal(Exception):
+    """An expected no. Whatever must stay (a revocation) was committed before this is raised."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,149 @@
+"""Access and refresh tokens: JWTs that say which login they belong to, and nothing personal."""
+
+import re
+import time
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import jwt
+
+from app.core.config import Settings
+from app.core.identifiers import new_id
+from app.core.keys import KeyRing, access_keys, derived_keys
+
+# The compact form and nothing else (RFC 8725bis, 3.14): PyJWT would take "=" after the signature.
+COMPACT_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+LONGEST_TOKEN = 2048  # characters; ours have about 450
+CLOCK_SKEW = 60  # seconds that another server's clock may be ahead of ours
+
+ACCESS_CLAIMS = ["iss", "aud", "sub", "client_id", "sid", "iat", "exp", "jti"]
+REFRESH_CLAIMS = ["iss", "aud", "client_id", "sid", "n", "exp"]
+
+
+class ClientId(StrEnum):
+    """How a login's tokens travel, fixed when it starts (RFC 9068 claim `client_id`)."""
+
+    BROWSER = "browser"  # HTTP-only cookies
+    PROGRAM = "program"  # JSON bodies and the Bearer header
+
+
+class AccessToken(NamedTuple):
+    user_id: UUID
+    login_id: UUID
+
+
+class RefreshToken(NamedTuple):
+    login_id: UUID
+    client_id: ClientId
+    n: int  # when it was issued, in microseconds since 1970 (docs/rotation.md)
+
+
+class InvalidToken(Exception):
+    """Not a token of ours, not of this type, changed, or expired: nobody is told which."""
+
+
+class Tokens:
+    """Signs and reads the tokens of one deployment. Raises SettingsError for unusable key files."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.access_keys = access_keys(settings)
+        self._refresh_keys = derived_keys(settings, "refresh")
+        self._issuer = settings.issuer
+        self._audience = settings.audience
+        self._access_lifetime = int(settings.access_lifetime.total_seconds())
+
+    def issue_access(self, user_id: UUID, login_id: UUID, client_id: ClientId) -> str:
+        """RFC 9068. It lives for ACCESS_TOKEN_EXPIRE_MINUTES."""
+        now = int(time.time())
+        claims = {
+            "sub": str(user_id),
+            "client_id": client_id,
+            "sid": str(login_id),
+            "iat": now,
+            "exp": now + self._access_lifetime,
+            "jti": new_id().hex,
+        }
+        return self._sign(self.access_keys, "at+jwt", claims)
+
+    def read_access(self, token: str) -> AccessToken:
+        """Raises InvalidToken."""
+        claims = self._verify(self.access_keys, "at+jwt", ACCESS_CLAIMS, token)
+        if claims["exp"] <= time.time():
+            raise InvalidToken
+        return AccessToken(read_id(claims["sub"]), read_id(claims["sid"]))
+
+    def issue_refresh(
+        self, login_id: UUID, client_id: ClientId, n: int, expires_at: datetime
+    ) -> str:
+        """It expires when its login must end at the latest; the idle limit is the row's."""
+        claims = {
+            "client_id": client_id,
+            "sid": str(login_id),
+            "n": n,
+            "exp": int(expires_at.timestamp()),
+        }
+        return self._sign(self._refresh_keys, "rt+jwt", claims)
+
+    def read_refresh(self, token: str) -> RefreshToken:
+        """Its age is not judged here: evidence comes before expiry (docs/rotation.md).
+
+        Raises InvalidToken.
+        """
+        claims = self._verify(self._refresh_keys, "rt+jwt", REFRESH_CLAIMS, token)
+        n, client_id = claims["n"], claims["client_id"]
+        if type(n) is not int or n < 0 or client_id not in set(ClientId):
+            raise InvalidToken
+        return RefreshToken(read_id(claims["sid"]), ClientId(client_id), n)
+
+    def login_of(self, token: str) -> UUID | None:
+        """The login that a token of either type belongs to, expired or not: to end it."""
+        for keys, typ, required in (
+            (self._refresh_keys, "rt+jwt", REFRESH_CLAIMS),
+            (self.access_keys, "at+jwt", ACCESS_CLAIMS),
+        ):
+            try:
+                return read_id(self._verify(keys, typ, required, token)["sid"])
+            except InvalidToken:
+                continue
+        return None
+
+    def _sign(self, keys: KeyRing, typ: str, claims: dict[str, Any]) -> str:
+        return jwt.encode(
+            {"iss": self._issuer, "aud": self._audience, **claims},
+            keys.signing_key,
+            algorithm=keys.algorithm,
+            headers={"typ": typ, "kid": keys.kid},
+        )
+
+    def _verify(self, keys: KeyRing, typ: str, required: list[str], token: str) -> dict[str, Any]:
+        """Everything but `exp`, whose meaning depends on the type."""
+        if len(token) > LONGEST_TOKEN or not COMPACT_FORM.fullmatch(token):
+            raise InvalidToken
+        try:
+            header = jwt.get_unverified_header(token)
+            # What our headers hold, exactly: `jku`, `jwk`, `x5c`, `crit` or `zip` is not ours.
+            if header != {"alg": keys.algorithm, "typ": typ, "kid": header.get("kid")}:
+                raise InvalidToken
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                keys.verification_keys[header["kid"]],
+                algorithms=[keys.algorithm],
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=timedelta(seconds=CLOCK_SKEW),
+                options={"require": required, "verify_exp": False, "strict_aud": True},
+            )
+        except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
+            raise InvalidToken from None
+        if type(claims["exp"]) is not int:
+            raise InvalidToken
+        return claims
+
+
+def read_id(value: object) -> UUID:
+    try:
+        return UUID(value if isinstance(value, str) else None)
+    except (TypeError, ValueError):
+        raise InvalidToken from None

@@ -1,0 +1,88 @@
+"""Builds the ASGI application: `uvicorn app.main:app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from app.api import docs, operations
+from app.api.boundary import Boundary
+from app.api.cors import Cors
+from app.api.csrf import SameOriginGate
+from app.api.errors import install_error_handlers
+from app.api.v1 import account, auth, oauth2, sessions
+from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
+from app.core.logs import configure_logging, logger
+from app.core.refusals import Refusal
+from app.db.migrations import is_migrated
+from app.services.backend import Backend
+
+DESCRIPTION = """
+Sign up, log in, stay logged in safely, log out.
+
+**Try it here.** Run `POST /auth/register`, then `POST /auth/login`: the browser now holds two
+HTTP-only cookies, and everything under `/users/me` works. Or press *Authorize* to log in as a
+program does, with Bearer tokens.
+
+Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457); `code` says which.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises SettingsError for unusable key files."""
+    backend = Backend.open(settings)
+    app = FastAPI(
+        title="FastAPI Auth",
+        version="0.1.0",
+        description=DESCRIPTION,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url=None,  # our own pages: FastAPI's load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would send a password on to the Host header's host
+        generate_unique_id_function=operation_id,
+        lifespan=lifespan,
+    )
+    app.state.backend = backend
+
+    v1 = APIRouter(prefix="/api/v1")
+    v1.include_router(auth.router)
+    if settings.enable_token_endpoint:
+        v1.include_router(oauth2.router)
+    v1.include_router(account.router)
+    v1.include_router(sessions.router)
+    app.include_router(v1)
+    app.include_router(operations.router)
+    if settings.docs_enabled:
+        app.include_router(docs.router)
+
+    install_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(SameOriginGate, allowed_origins=settings.backend_cors_origins)
+    app.add_middleware(Boundary, settings=settings)
+    app.add_middleware(Cors, settings=settings)
+    return app
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    configure_logging()
+    backend: Backend = app.state.backend
+    try:
+        if not await backend.database.read(is_migrated):
+            logger.warning("The database lacks a migration. Run: alembic upgrade head")
+    except Refusal as refusal:
+        logger.warning("The database does not answer yet: %s", refusal.__cause__)
+    yield
+    backend.close()
+
+
+def operation_id(route: APIRoute) -> str:
+    """Generated clients name their functions by it: it stays as it is when a path changes."""
+    return route.name
+
+
+try:
+    app = create_app(load_settings())
+except SettingsError as error:
+    refuse_to_start(str(error))

@@ -1,0 +1,83 @@
+"""The user: the table, and the shapes of requests and answers beside it."""
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, WithJsonSchema
+from sqlalchemy import UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from app.core.identifiers import new_id
+from app.core.passwords import LONGEST_PASSWORD, SHORTEST_PASSWORD
+from app.models.base import Input
+
+LONGEST_EMAIL = 254  # characters: RFC 5321, 4.5.3.1.3, less the angle brackets
+
+# Filled into Swagger UI: registering and logging in work there as they stand.
+EXAMPLE_EMAIL = "ada@example.com"
+EXAMPLE_PASSWORD = "nine tall herons at dawn"
+
+
+def canonical_email(address: str) -> str:
+    """One spelling for one mailbox: trimmed, NFC, lower case.
+
+    Addresses are stored and compared in this form only. So no database collation has a say
+    in who is who, and mail goes to the stored address whatever look-alike somebody typed.
+    """
+    try:
+        checked = validate_email(address.strip(), check_deliverability=False)
+    except EmailNotValidError:
+        raise ValueError("must be an email address, such as ada@example.com") from None
+    return unicodedata.normalize("NFC", checked.normalized.lower())
+
+
+def without_control_characters(text: str) -> str:
+    """PostgreSQL stores no NUL; line breaks would reach mail headers. Trimmed."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must not hold control characters")
+    return text.strip()
+
+
+EmailAddress = Annotated[
+    str, AfterValidator(canonical_email), WithJsonSchema({"type": "string", "format": "email"})
+]
+FullName = Annotated[str, AfterValidator(without_control_characters)]
+
+
+class UserBase(SQLModel):
+    email: EmailAddress = Field(
+        max_length=LONGEST_EMAIL, schema_extra={"examples": [EXAMPLE_EMAIL]}
+    )
+    full_name: FullName | None = Field(
+        default=None, max_length=200, schema_extra={"examples": ["Ada Lovelace"]}
+    )
+
+
+class User(UserBase, table=True):
+    __tablename__ = "users"  # `user` is a function in PostgreSQL
+    __table_args__ = (UniqueConstraint("email"),)
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    hashed_password: str = Field(max_length=500)
+    is_active: bool = True
+    is_admin: bool = False
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class UserCreate(UserBase, Input):
+    # PASSWORD_MIN_LENGTH and the list of common passwords are checked in the service.
+    password: str = Field(
+        min_length=SHORTEST_PASSWORD,
+        max_length=LONGEST_PASSWORD,
+        schema_extra={"examples": [EXAMPLE_PASSWORD], "format": "password", "writeOnly": True},
+    )
+
+
+class UserPublic(UserBase):
+    id: UUID
+    is_active: bool
+    is_admin: bool
+    created_at: datetime

@@ -1,0 +1,71 @@
+"""Accounts: sign up, and find out who somebody is by their password."""
+
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, select
+
+from app.core.logs import log_event
+from app.core.passwords import check_new_password
+from app.core.refusals import Reason, Refusal
+from app.models.user import User, UserCreate
+from app.services.backend import Backend
+
+
+async def register(backend: Backend, new_user: UserCreate) -> User:
+    """Sign somebody up.
+
+    Raises Refusal(REGISTRATION_CLOSED, PASSWORD_TOO_SHORT, PASSWORD_TOO_COMMON, EMAIL_TAKEN
+    or BUSY).
+    """
+    if not backend.settings.registration_open:
+        raise Refusal(Reason.REGISTRATION_CLOSED)
+    return await create_user(backend, new_user)
+
+
+async def create_user(backend: Backend, new_user: UserCreate, *, is_admin: bool = False) -> User:
+    """Raises Refusal(PASSWORD_TOO_SHORT, PASSWORD_TOO_COMMON, EMAIL_TAKEN or BUSY)."""
+    check_new_password(new_user.password, backend.settings.password_min_length)
+    hashed_password = await backend.passwords.hash(new_user.password)
+    user = User.model_validate(
+        new_user, update={"hashed_password": hashed_password, "is_admin": is_admin}
+    )
+    await backend.database.write(insert_user, user)
+    log_event("user_created", user_id=user.id, is_admin=is_admin)
+    return user
+
+
+def insert_user(session: Session, user: User) -> None:
+    """The unique constraint decides, so that of two at the same time exactly one wins."""
+    session.add(user)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise Refusal(Reason.EMAIL_TAKEN) from None
+
+
+async def authenticate(backend: Backend, email: str, password: str) -> User:
+    """Who this is, by address and password; an older hash is replaced on the way.
+
+    Unknown address, wrong password and disabled account are one and the same refusal after
+    the same work. Raises Refusal(INVALID_CREDENTIALS or BUSY).
+    """
+    user = await backend.database.read(find_by_email, email)
+    stored = user.hashed_password if user else None
+    verification = await backend.passwords.verify(password, stored)
+    if user is None or not verification.correct or not user.is_active:
+        log_event("login_failed", user_id=user.id if user else None)
+        raise Refusal(Reason.INVALID_CREDENTIALS)
+    if verification.replacement:
+        await backend.database.write(replace_hash, user, verification.replacement)
+        user.hashed_password = verification.replacement
+    return user
+
+
+def find_by_email(session: Session, email: str) -> User | None:
+    return session.exec(select(User).where(col(User.email) == email)).first()
+
+
+def replace_hash(session: Session, user: User, replacement: str) -> None:
+    """Unless the password was changed meanwhile: then the change stands, and this log-in fails."""
+    unchanged = (col(User.id) == user.id, col(User.hashed_password) == user.hashed_password)
+    session.execute(update(User).where(*unchanged).values(hashed_password=replacement))

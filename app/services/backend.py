@@ -1,0 +1,31 @@
+from dataclasses import dataclass
+from typing import Self
+
+from app.core.config import Settings
+from app.core.passwords import Passwords
+from app.core.tokens import Tokens
+from app.db.session import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What one process holds: it shares nothing with another but the database."""
+
+    settings: Settings
+    database: Database
+    passwords: Passwords
+    tokens: Tokens
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Connects to nothing yet. Raises SettingsError for unusable key files."""
+        return cls(
+            settings,
+            Database(settings),
+            Passwords(settings.hashing_threads, settings.hashing_queue),
+            Tokens(settings),
+        )
+
+    def close(self) -> None:
+        self.passwords.close()
+        self.database.close()

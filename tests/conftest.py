@@ -1,0 +1,136 @@
+"""Every behaviour is tested on SQLite and on a real PostgreSQL, both built by the migrations."""
+
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from alembic import command
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import delete
+
+from app.core.config import Settings
+
+# What the developer's own environment says decides nothing here. `app.main` builds an
+# application for `uvicorn app.main:app` when it is imported, so it needs the two keys without
+# a default.
+for name in Settings.model_fields:
+    os.environ.pop(name.upper(), None)
+Settings.model_config["env_file"] = None
+os.environ["SECRET_KEY"] = secrets.token_hex(32)
+os.environ["DATABASE_URL"] = "sqlite:///./never-opened.db"
+
+from app.db.migrations import alembic_config  # noqa: E402
+from app.db.session import Database, create_database_engine  # noqa: E402
+from app.main import create_app  # noqa: E402
+from app.models import User  # noqa: E402
+from tests.postgres import fresh_database, postgres_server  # noqa: E402
+
+AppFactory = Callable[..., FastAPI]
+ClientFactory = Callable[..., TestClient]
+
+
+def make_settings(database_url: str, **changes: Any) -> Settings:
+    values = {"secret_key": os.environ["SECRET_KEY"], "database_url": database_url}
+    return Settings(**values | changes)
+
+
+def migrate(database_url: str) -> None:
+    engine = create_database_engine(make_settings(database_url))
+    config = alembic_config()
+    config.attributes["engine"] = engine
+    command.upgrade(config, "head")
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_server: str) -> Iterator[str]:
+    with fresh_database(postgresql_server) as url:
+        migrate(url)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    path = tmp_path / "app.db"
+    shutil.copy(migrated_sqlite, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgresql_url(migrated_postgresql: str) -> Iterator[str]:
+    yield migrated_postgresql
+    database = Database(make_settings(migrated_postgresql))
+    database.run_write(lambda session: session.execute(delete(User)) and None)
+    database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database with nobody in it, on each engine in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def make_client(database_url: str) -> Iterator[ClientFactory]:
+    """`make_client(debug=True, …)`: a browser's worth of cookies before an app so configured."""
+    with ExitStack() as stack:
+
+        def make(*, app: FastAPI | None = None, **changes: Any) -> TestClient:
+            app = app or create_app(make_settings(database_url, **changes))
+            # Secure cookies travel over https only.
+            client = TestClient(app, base_url="https://testserver", raise_server_exceptions=False)
+            return stack.enter_context(client)
+
+        yield make
+
+
+@pytest.fixture
+def client(make_client: ClientFactory) -> TestClient:
+    return make_client()
+
+
+@pytest.fixture
+def database(client: TestClient) -> Database:
+    """To look into the client's database, and to move time there."""
+    found: Database = client.app.state.backend.database  # type: ignore[attr-defined]
+    return found
+
+
+@contextmanager
+def running_server(app: FastAPI) -> Iterator[str]:
+    """A real uvicorn on a free port of 127.0.0.1; gives its address."""
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
