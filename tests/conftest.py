@@ -32,10 +32,14 @@ from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database, create_database_engine  # noqa: E402
 from app.main import create_app  # noqa: E402
 from app.models import User  # noqa: E402
-from tests.postgres import fresh_database, postgres_server  # noqa: E402
+from tests.postgres import fresh_database, postgres_server, share_with_workers  # noqa: E402
 
 AppFactory = Callable[..., FastAPI]
 ClientFactory = Callable[..., TestClient]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    share_with_workers(config)
 
 
 def make_settings(database_url: str, **changes: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 from fastapi.testclient import TestClient
 
-from tests.people import ADA, BOB, log_in, log_out, refresh, register, sign_up_and_in, who_am_i
+from tests.people import ADA, log_in, log_out, refresh, register, who_am_i
 
 
 def test_a_person_signs_up_logs_in_stays_and_leaves(client: TestClient) -> None:

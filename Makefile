@@ -1,0 +1,73 @@
+# The control panel. It makes .venv; everything else is `python -m app COMMAND`, so Windows has the
+# same without make. Works with GNU make 3.81, which macOS ships.
+# PYTHON=python3.13 chooses the interpreter of a new .venv (`make clean` before, if there is one).
+
+HOST = 127.0.0.1
+PORT = 8000
+APP = .venv/bin/python -m app
+export PYTHON
+
+# A stamp is written last, so that an interrupted installation is taken up again. A system upgrade
+# may have removed the interpreter below a finished .venv: then it is made anew.
+INSTALL = sh tools/install.sh
+STALE = $(if $(shell test -x .venv/bin/python && echo there),,interpreter-gone)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test check lint format types migration migrate downgrade admin purge doctor lock \
+	clean interpreter-gone
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/.runtime ## serve http://127.0.0.1:8000/docs; HOST=... PORT=... for another address
+	@$(APP) setup
+	@$(APP) run --host "$(HOST)" --port "$(PORT)"
+
+test: .venv/.dev ## run every test on SQLite and on PostgreSQL; args="-k rotation" for some
+	@$(APP) test $(args)
+
+check: .venv/.dev ## what CI runs: lint, format, types, migrations, tests
+	@$(APP) check
+
+lint: .venv/.dev ## find mistakes (ruff)
+	@$(APP) lint
+
+format: .venv/.dev ## lay out the code (ruff)
+	@$(APP) format
+
+types: .venv/.dev ## check types (mypy)
+	@$(APP) types
+
+migration: .venv/.runtime ## write a migration for changed models; m="add nickname"
+	@$(APP) migration -m "$$m"
+
+migrate: .venv/.runtime ## bring the database to the newest migration
+	@$(APP) migrate
+
+downgrade: .venv/.runtime ## undo the newest migration
+	@$(APP) downgrade
+
+admin: .venv/.runtime ## make an administrator, asking for a password; email=you@example.com
+	@$(APP) create-admin "$$email"
+
+purge: .venv/.runtime ## delete what has expired
+	@$(APP) purge
+
+doctor: .venv/.runtime ## show the configuration, and what is wrong with it
+	@$(APP) doctor
+
+lock: .venv/.dev ## pin requirements*.txt again; upgrade=1 for the newest versions
+	@$(APP) lock $(if $(upgrade),--upgrade)
+
+clean: ## remove .venv and caches; .env and the database stay
+	@if [ -x .venv/bin/python ]; then $(APP) clean; fi
+	@rm -rf .venv
+
+.venv/.runtime: requirements.txt $(STALE)
+	@$(INSTALL) requirements.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt $(STALE)
+	@$(INSTALL) requirements-dev.txt
+	@touch .venv/.runtime $@

@@ -1,0 +1,240 @@
+"""What `python -m app doctor` looks at: each problem with what is wrong and what to put there."""
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import SecretStr, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session, func, select
+
+from app.core.config import Settings, SettingsError, explain
+from app.core.keys import access_keys
+from app.core.passwords import available_cores, context
+from app.core.refusals import Refusal
+from app.db.migrations import is_migrated
+from app.db.session import Database
+
+RELEASED = datetime(2026, 11, 1, tzinfo=UTC)  # a clock that shows less is wrong
+LARGEST_SKEW = 2  # seconds between this clock and the database's
+HIDDEN = "(hidden)"
+
+
+class Finding(NamedTuple):
+    verdict: str  # ok, note or wrong
+    text: str
+
+
+def ok(text: str) -> Finding:
+    return Finding("ok", text)
+
+
+def note(text: str) -> Finding:
+    return Finding("note", text)
+
+
+def wrong(text: str) -> Finding:
+    return Finding("wrong", text)
+
+
+def examine(env_file: Path) -> int:
+    """Print the configuration and every finding; 1 where something is wrong."""
+    findings = [*check_python(), *check_env_file(env_file)]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        findings += [wrong(sentence) for sentence in explain(error)]
+    else:
+        print_settings(settings, env_file)
+        checks: tuple[Callable[[Settings], Iterator[Finding]], ...]
+        checks = (check_debug, check_keys, check_clock, check_database, check_hashing)
+        for check in checks:
+            findings += check(settings)
+    for finding in findings:
+        print(f"{finding.verdict:6} {finding.text}")
+    return int(any(finding.verdict == "wrong" for finding in findings))
+
+
+def print_settings(settings: Settings, env_file: Path) -> None:
+    in_environment = {key.upper() for key, value in os.environ.items() if value}
+    in_file = {key.upper() for key, value in dotenv_values(env_file).items() if value}
+    print("The configuration; an environment variable wins over .env:")
+    for name in type(settings).model_fields:
+        key = name.upper()
+        source = "environment" if key in in_environment else ".env" if key in in_file else "default"
+        print(f"  {key:28} {source:12} {shown(settings, name)}")
+    print()
+
+
+def shown(settings: Settings, name: str) -> str:
+    """Never a secret, and of the database's address everything but its passwords."""
+    if name == "database_url":
+        url = settings.database
+        hidden = {key: HIDDEN for key in url.query if "password" in key.lower()}
+        return url.update_query_dict(hidden).render_as_string(hide_password=True)
+    effective = {  # where nothing means a value that the service works out
+        "refresh_grace_seconds": settings.grace.total_seconds(),
+        "hashing_threads": settings.hashing_threads or available_cores(),
+        "enable_docs": settings.docs_enabled,
+    }
+    return printable(effective.get(name, getattr(settings, name)))
+
+
+def printable(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return HIDDEN
+    if isinstance(value, tuple):
+        return ", ".join(printable(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def check_python() -> Iterator[Finding]:
+    yield ok(f"Python {sys.version.split()[0]}")
+
+
+def check_env_file(path: Path) -> Iterator[Finding]:
+    if not path.exists():
+        if "SECRET_KEY" in os.environ:
+            yield ok("no .env: everything comes from the environment")
+        else:
+            yield wrong("There is no .env: `make run` or `python -m app setup` writes one.")
+        return
+    if not os.access(path, os.R_OK):
+        yield wrong(".env cannot be read by this user: chown it to whoever runs the service.")
+        return
+    yield from check_mode(path, ".env")
+    for key in dotenv_values(path):
+        if key.lower() not in Settings.model_fields:
+            yield unknown_key(key)
+
+
+def check_mode(path: Path, name: str) -> Iterator[Finding]:
+    if sys.platform != "win32" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield wrong(f"{name} is open to other users of this machine: run `chmod 600 {path}`.")
+    else:
+        yield ok(f"{name} is open to its owner only")
+
+
+def unknown_key(key: str) -> Finding:
+    known = [name.upper() for name in Settings.model_fields]
+    if nearest := get_close_matches(key.upper(), known, n=1):
+        return wrong(f"{key} in .env is no setting, and is ignored: put there {nearest[0]}.")
+    return note(f"{key} in .env is no setting of this service, and is ignored.")
+
+
+def check_debug(settings: Settings) -> Iterator[Finding]:
+    """DEBUG gives cookies without Secure: a configuration for the public must not have it."""
+    if not settings.debug:
+        return
+    addresses = [*settings.backend_cors_origins, settings.issuer, settings.audience]
+    hosts = {urlsplit(address).hostname or "" for address in addresses if "://" in address}
+    public = sorted(host for host in hosts | {*settings.allowed_hosts} if not is_local(host))
+    if public:
+        yield wrong(
+            f"DEBUG is true, and {', '.join(public)} is no name of this machine: put there "
+            "false where others reach the service."
+        )
+    else:
+        yield note("DEBUG is true: cookies travel over plain http, on this machine only")
+
+
+def is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
+
+
+def check_keys(settings: Settings) -> Iterator[Finding]:
+    try:
+        keys = access_keys(settings)
+    except SettingsError as error:
+        yield wrong(str(error))
+        return
+    yield ok(f"access tokens are signed with {keys.algorithm}, key {keys.kid}")
+    if settings.signing_key_file:
+        yield from check_mode(settings.signing_key_file, "SIGNING_KEY_FILE")
+
+
+def check_clock(_: Settings) -> Iterator[Finding]:
+    now = datetime.now(UTC)
+    if now < RELEASED:
+        yield wrong(f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC, which is past: set it.")
+    else:
+        yield ok(f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def check_database(settings: Settings) -> Iterator[Finding]:
+    path = settings.database.database
+    is_sqlite = settings.database.get_backend_name() == "sqlite"
+    if is_sqlite and not Path(path or "").exists():  # connecting would make an empty one
+        yield wrong(f"DATABASE_URL: {path} is not there yet: run `python -m app migrate`.")
+        return
+    database = Database(settings)
+    try:
+        yield from database.run_read(look_at_database)
+        if is_sqlite:
+            yield from check_database_file(Path(path or ""))
+    except Refusal as refusal:
+        yield wrong(
+            f"DATABASE_URL: the database does not answer ({cause(refusal)}); put there "
+            "the address, user and password of one that runs."
+        )
+    finally:
+        database.close()
+
+
+def check_database_file(path: Path) -> Iterator[Finding]:
+    if sys.platform != "win32" and path.stat().st_mode & stat.S_IRWXO:
+        yield wrong(
+            f"{path} with its password hashes is open to everybody on this machine: "
+            f"run `chmod o= {path}*`."
+        )
+
+
+def look_at_database(session: Session) -> list[Finding]:
+    dialect = session.get_bind().dialect
+    findings = [ok(f"the database answers: {dialect.name}")]
+    if is_migrated(session):
+        findings.append(ok("no migration is missing"))
+    else:
+        findings.append(wrong("The database lacks migrations: run `python -m app migrate`."))
+    if dialect.name == "postgresql":
+        before = time.time()
+        theirs: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        skew = abs(theirs.timestamp() - (before + time.time()) / 2)
+        if skew > LARGEST_SKEW:
+            findings.append(
+                wrong(
+                    f"This clock and the database's are {skew:.0f} seconds apart, which counts "
+                    "against REFRESH_GRACE_SECONDS: let both follow a time server."
+                )
+            )
+    return findings
+
+
+def cause(refusal: Refusal) -> str:
+    error = refusal.__cause__
+    if isinstance(error, SQLAlchemyError):
+        error = getattr(error, "orig", None) or error
+    return " ".join(str(error or refusal).split())
+
+
+def check_hashing(_: Settings) -> Iterator[Finding]:
+    """What a log-in costs at least; the parameters are in app/core/passwords.py."""
+    times = []
+    for _attempt in range(3):
+        start = time.perf_counter()
+        context.hash("nine tall herons at dawn")
+        times.append(time.perf_counter() - start)
+    cores = available_cores()
+    yield ok(f"hashing a password takes {min(times) * 1000:.0f} ms and 19 MiB, {cores} at a time")

@@ -1,0 +1,289 @@
+"""`python -m app`: what a person at the keyboard does with the service."""
+
+import io
+import os
+import secrets
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.cli import main as command_line
+from app.core.config import Settings
+from app.main import create_app
+from tests.people import ADA, get_tokens
+
+ROOT = Path(__file__).parents[1]
+SECRET = secrets.token_hex(32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to be in, whose .env counts, with nothing in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    umask = os.umask(0o022)
+    yield tmp_path
+    os.umask(umask)
+
+
+@pytest.fixture
+def configured(folder: Path) -> Path:
+    """The same folder, configured and migrated."""
+    write_env(folder, f"SECRET_KEY={SECRET}", "DATABASE_URL=sqlite:///./app.db", "DEBUG=true")
+    assert main(["migrate"]) == 0
+    return folder
+
+
+def write_env(folder: Path, *lines: str) -> None:
+    path = folder / ".env"
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o600)
+
+
+def add_to_env(folder: Path, *lines: str) -> None:
+    write_env(folder, (folder / ".env").read_text(), *lines)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def main(command: list[str]) -> int:
+    """On a thread of its own, because browser tests leave an event loop running on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(command_line, command).result()
+
+
+def last_words(command: list[str]) -> str:
+    """What a command says when it refuses."""
+    with pytest.raises(SystemExit) as refusal:
+        main(command)
+    return str(refusal.value)
+
+
+def type_password(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
+
+
+def test_help_and_the_name_of_a_missing_package_need_no_package() -> None:
+    bare = [sys.executable, "-S", "-m", "app"]
+    help_text = subprocess.run([*bare, "help"], cwd=ROOT, capture_output=True, text=True)
+    assert "create-admin" in help_text.stdout
+    migrate = subprocess.run([*bare, "migrate"], cwd=ROOT, capture_output=True, text=True)
+    assert migrate.returncode == 1
+    assert migrate.stderr.startswith("The package pydantic is not installed here")
+    assert len(migrate.stderr.splitlines()) == 1
+
+
+def test_setup_writes_a_secret_of_its_own_for_the_owner_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        monkeypatch.chdir(folder / name)
+        assert main(["setup"]) == 0
+        assert mode(Path(".env")) == 0o600
+        assert mode(Path("app.db")) == 0o600
+        keys.append(Settings().secret_key.get_secret_value())
+    assert keys[0] != keys[1]
+
+
+def test_setup_leaves_an_env_file_as_it_is(configured: Path) -> None:
+    before = (configured / ".env").read_bytes()
+    assert main(["setup"]) == 0
+    assert (configured / ".env").read_bytes() == before
+
+
+def test_setup_writes_no_env_file_where_the_environment_has_the_secret(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", SECRET)
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///./app.db")
+    assert main(["setup"]) == 0
+    assert not (folder / ".env").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_debug_refuses_to_listen_on_more_than_loopback(configured: Path, host: str) -> None:
+    assert "DEBUG" in last_words(["run", "--host", host])
+
+
+def test_a_taken_port_is_named_with_another_one_to_try(configured: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"PORT={port + 1}" in last_words(["run", "--port", str(port)])
+
+
+def test_an_administrator_is_made_and_logs_in(
+    configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_password(monkeypatch, ADA["password"])
+    assert main(["create-admin", ADA["email"]]) == 0
+    with TestClient(create_app(Settings())) as client:
+        token = get_tokens(client)["access_token"]
+        me = client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"})
+    assert me.json()["is_admin"] is True
+
+
+def test_an_administrator_needs_a_good_password_and_a_new_address(
+    configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_password(monkeypatch, "shortish")
+    assert "15 characters" in last_words(["create-admin", ADA["email"]])
+    type_password(monkeypatch, ADA["password"])
+    main(["create-admin", ADA["email"]])
+    type_password(monkeypatch, ADA["password"])
+    assert "already" in last_words(["create-admin", ADA["email"].upper()])
+
+
+def test_an_address_that_is_none_is_refused_without_echoing_the_password(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_password(monkeypatch, ADA["password"])
+    last_words(["create-admin", "nobody"])
+    said = capsys.readouterr().err
+    assert "email" in said
+    assert ADA["password"] not in said
+
+
+def test_a_command_before_the_migrations_says_to_migrate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_env(folder, f"SECRET_KEY={SECRET}", "DATABASE_URL=sqlite:///./app.db")
+    type_password(monkeypatch, ADA["password"])
+    assert "python -m app migrate" in last_words(["create-admin", ADA["email"]])
+
+
+def test_keygen_writes_for_the_owner_only_and_never_over_a_file(configured: Path) -> None:
+    assert main(["keygen", "key.pem"]) == 0
+    assert mode(configured / "key.pem") == 0o600
+    before = (configured / "key.pem").read_bytes()
+    assert "key.pem cannot be written" in last_words(["keygen", "key.pem"])
+    assert (configured / "key.pem").read_bytes() == before
+
+
+@pytest.mark.parametrize("algorithm", ["EdDSA", "ES256"])
+def test_the_service_signs_with_a_generated_key(configured: Path, algorithm: str) -> None:
+    main(["keygen", "key.pem", "--algorithm", algorithm])
+    add_to_env(configured, f"ALGORITHM={algorithm}", "SIGNING_KEY_FILE=key.pem")
+    with TestClient(create_app(Settings())) as client:
+        keys = client.get("/.well-known/jwks.json").json()["keys"]
+    assert [key["alg"] for key in keys] == [algorithm]
+
+
+def test_doctor_finds_nothing_wrong_after_setup(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["setup"])
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "no migration is missing" in said
+    assert Settings().secret_key.get_secret_value() not in said
+
+
+def test_doctor_shows_no_secret(configured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    former = secrets.token_hex(32)
+    url = "postgresql://auth:first-sesame@127.0.0.1:1/auth?sslpassword=second-sesame"
+    add_to_env(configured, f"SECRET_KEY_FALLBACKS={former}", f"DATABASE_URL={url}")
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "127.0.0.1:1/auth" in said
+    for secret in (SECRET, former, "first-sesame", "second-sesame"):
+        assert secret not in said
+
+
+def unset_secret(folder: Path) -> None:
+    write_env(folder, "DATABASE_URL=sqlite:///./app.db")
+
+
+def no_env_file(folder: Path) -> None:
+    (folder / ".env").unlink()
+
+
+def env_file_for_all(folder: Path) -> None:
+    (folder / ".env").chmod(0o644)
+
+
+def misspelt_key(folder: Path) -> None:
+    add_to_env(folder, "BACKEND_CORS_ORIGIN=https://app.example.com")
+
+
+def wrong_value(folder: Path) -> None:
+    add_to_env(folder, "PASSWORD_MIN_LENGTH=4")
+
+
+def debug_in_public(folder: Path) -> None:
+    add_to_env(folder, "BACKEND_CORS_ORIGINS=https://app.example.com")
+
+
+def no_key_file(folder: Path) -> None:
+    add_to_env(folder, "ALGORITHM=EdDSA", "SIGNING_KEY_FILE=nowhere.pem")
+
+
+def key_file_for_all(folder: Path) -> None:
+    main(["keygen", "key.pem"])
+    (folder / "key.pem").chmod(0o640)
+    add_to_env(folder, "ALGORITHM=EdDSA", "SIGNING_KEY_FILE=key.pem")
+
+
+def no_database(folder: Path) -> None:
+    (folder / "app.db").unlink()
+
+
+def no_migrations(folder: Path) -> None:
+    main(["downgrade"])
+
+
+def no_server(folder: Path) -> None:
+    add_to_env(folder, "DATABASE_URL=postgresql://auth:sesame@127.0.0.1:1/auth")
+
+
+def database_for_all(folder: Path) -> None:
+    (folder / "app.db").chmod(0o644)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "advice"),
+    [
+        (unset_secret, "SECRET_KEY is missing"),
+        (no_env_file, "python -m app setup"),
+        (env_file_for_all, "chmod 600 .env"),
+        (misspelt_key, "put there BACKEND_CORS_ORIGINS"),
+        (wrong_value, "PASSWORD_MIN_LENGTH"),
+        (debug_in_public, "app.example.com"),
+        (no_key_file, "nowhere.pem"),
+        (key_file_for_all, "chmod 600 key.pem"),
+        (no_database, "python -m app migrate"),
+        (no_migrations, "python -m app migrate"),
+        (no_server, "the database does not answer"),
+        (database_for_all, "chmod o= app.db"),
+    ],
+)
+def test_doctor_says_what_is_wrong(
+    configured: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], None],
+    advice: str,
+) -> None:
+    spoil(configured)
+    assert main(["doctor"]) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong ")]
+    assert any(advice in line for line in wrong), wrong
+
+
+def test_doctor_makes_no_database(configured: Path) -> None:
+    (configured / "app.db").unlink()
+    main(["doctor"])
+    assert not (configured / "app.db").exists()
