@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -11,6 +12,7 @@ from app.api.boundary import Boundary
 from app.api.cors import Cors
 from app.api.csrf import SameOriginGate
 from app.api.errors import install_error_handlers
+from app.api.openapi import describe
 from app.api.v1 import account, auth, oauth2, sessions
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
 from app.core.logs import configure_logging, logger
@@ -56,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.docs_enabled:
         app.include_router(docs.router)
 
+    app.openapi = partial(describe, app, settings)  # type: ignore[method-assign]
     install_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(SameOriginGate, allowed_origins=settings.backend_cors_origins)

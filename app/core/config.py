@@ -69,7 +69,7 @@ class Settings(BaseSettings):
 
     algorithm: Algorithm = Field("HS256", description="HS256, EdDSA or ES256")
     signing_key_file: Path | None = Field(
-        None, description="the PEM file of a private key, such as `python -m app keygen` makes"
+        None, description="a private key's PEM file, such as `python -m app keygen key.pem` writes"
     )
     verification_key_files: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="PEM files of the next or the former key, separated by commas"
@@ -186,8 +186,8 @@ class Settings(BaseSettings):
         files = {"SIGNING_KEY_FILE": self.signing_key_file} if self.signing_key_file else {}
         if self.algorithm != "HS256" and not files:
             raise ValueError(
-                f"SIGNING_KEY_FILE: ALGORITHM={self.algorithm} needs one; put there the PEM file "
-                "of a private key, such as `python -m app keygen` makes"
+                f"SIGNING_KEY_FILE is missing: ALGORITHM={self.algorithm} needs it; put there a "
+                "private key's PEM file, such as `python -m app keygen key.pem` writes"
             )
         if self.algorithm == "HS256" and (files or self.verification_key_files):
             raise ValueError("ALGORITHM: key files are given, so put there EdDSA or ES256")

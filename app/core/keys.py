@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -78,7 +79,7 @@ def read_private_key(path: Path, algorithm: Algorithm) -> PrivateKey:
     text = read_file(path, "SIGNING_KEY_FILE")
     try:
         key = serialization.load_pem_private_key(text, None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise unusable("SIGNING_KEY_FILE", path, algorithm) from None
     if isinstance(key, PrivateKey) and fits(key.public_key(), algorithm):
         return key
@@ -93,7 +94,7 @@ def read_public_key(path: Path, algorithm: Algorithm) -> PublicKey:
             key = serialization.load_pem_private_key(text, None).public_key()
         else:
             key = serialization.load_pem_public_key(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise unusable("VERIFICATION_KEY_FILES", path, algorithm) from None
     if isinstance(key, PublicKey) and fits(key, algorithm):
         return key
@@ -120,7 +121,7 @@ def unusable(setting: str, path: Path, algorithm: Algorithm) -> SettingsError:
     kind = "an Ed25519 key" if algorithm == "EdDSA" else "a key on the curve P-256"
     return SettingsError(
         f"{setting} is wrong ({path} does not fit ALGORITHM={algorithm}): put there an "
-        f"unencrypted PEM file of {kind}, such as `python -m app keygen` makes."
+        f"unencrypted PEM file of {kind}, such as `python -m app keygen key.pem` writes."
     )
 
 

@@ -93,7 +93,7 @@ class Tokens:
         """
         claims = self._verify(self._refresh_keys, "rt+jwt", REFRESH_CLAIMS, token)
         n, client_id = claims["n"], claims["client_id"]
-        if type(n) is not int or n < 0 or client_id not in set(ClientId):
+        if type(n) is not int or n < 0 or client_id not in [*ClientId]:
             raise InvalidToken
         return RefreshToken(read_id(claims["sid"]), ClientId(client_id), n)
 
