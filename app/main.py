@@ -11,6 +11,7 @@ from app.api import docs, operations
 from app.api.boundary import Boundary
 from app.api.cors import Cors
 from app.api.csrf import SameOriginGate
+from app.api.envelope import Envelope
 from app.api.errors import install_error_handlers
 from app.api.openapi import describe
 from app.api.v1 import account, auth, oauth2, sessions
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SameOriginGate, allowed_origins=settings.backend_cors_origins)
     app.add_middleware(Boundary, settings=settings)
     app.add_middleware(Cors, settings=settings)
+    app.add_middleware(Envelope, settings=settings)
     return app
 
 

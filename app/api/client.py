@@ -29,4 +29,8 @@ def read_address(text: str) -> Address | None:
         address = ip_address(text.strip())
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, IPv6Address):
+        if address.scope_id:  # any text, and of meaning on one machine only
+            return None
+        return address.ipv4_mapped or address
+    return address

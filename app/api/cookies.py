@@ -9,6 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import Request, Response
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from app.core.config import Settings
 from app.core.refusals import Reason, Refusal
@@ -42,19 +44,36 @@ def set_cookies(response: Response, backend: Backend, login: Login) -> None:
     response.set_cookie(refresh_cookie(settings), refresh, max_age=remaining, **shared)
 
 
+def take_cookies(scope: Scope, settings: Settings) -> None:
+    """Take our two cookies out of the request, and let nobody parse the others.
+
+    They are other applications' or an attacker's, and Python's unquoting of a cookie takes
+    quadratic time in some versions (CVE-2024-7592). Ours need none. One that comes twice with
+    different values is nobody's.
+    """
+    names = (access_cookie(settings), refresh_cookie(settings))
+    found: dict[str, str] = {}
+    for header in Headers(scope=scope).getlist("cookie"):
+        for pair in header.split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name in names:
+                found[name] = value if found.get(name, value) == value else ""
+    scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
+    scope["state"]["access_cookie"], scope["state"]["refresh_cookie"] = map(found.get, names)
+
+
 def presented_refresh_token(request: Request, backend: Backend) -> RefreshToken:
     """Raises Refusal(NOT_AUTHENTICATED)."""
-    cookie = request.cookies.get(refresh_cookie(backend.settings), "")
     try:
-        return backend.tokens.read_refresh(cookie)
+        return backend.tokens.read_refresh(request.state.refresh_cookie or "")
     except InvalidToken:
         raise Refusal(Reason.NOT_AUTHENTICATED) from None
 
 
 def presented_logins(request: Request, backend: Backend) -> set[UUID]:
     """The logins that this request's cookies belong to, expired or not."""
-    names = (refresh_cookie(backend.settings), access_cookie(backend.settings))
-    found = (backend.tokens.login_of(request.cookies.get(name, "")) for name in names)
+    cookies = (request.state.refresh_cookie, request.state.access_cookie)
+    found = (backend.tokens.login_of(cookie) for cookie in cookies if cookie)
     return {login_id for login_id in found if login_id}
 
 

@@ -1,15 +1,14 @@
-"""Which other origins may call, with credentials. The outermost layer: errors carry it too."""
-
-from secrets import token_hex
+"""Which other origins may call, with credentials. Around everything that answers, errors too."""
 
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from app.api.envelope import REQUEST_ID
 from app.api.errors import problem_response
-from app.api.headers import REQUEST_ID, add_headers
 from app.core.config import Settings
+from app.core.logs import current_request_id
 from app.core.refusals import Reason
 
 
@@ -26,22 +25,14 @@ class Cors(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """As Starlette's, but with our headers, and a refusal as a problem that grants nothing."""
-        request_id = token_hex(8)
+        """As Starlette's, but empty; and a refusal is a problem, and grants nothing."""
         response = super().preflight_response(request_headers)
-        if response.status_code == 200:
-            response = Response(status_code=204, headers=grants(response))
-        else:
-            response = problem_response(
-                Reason.PREFLIGHT_REFUSED, request_id, headers={"Vary": "Origin"}
-            )
-        add_headers(response.headers, request_id)
-        return response
-
-
-def grants(response: Response) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in response.headers.items()
-        if name == "vary" or name.startswith("access-control-")
-    }
+        granted = response.status_code == 200
+        headers = {
+            name: value
+            for name, value in response.headers.items()
+            if name == "vary" or (granted and name.startswith("access-control-"))
+        }
+        if granted:
+            return Response(status_code=204, headers=headers)
+        return problem_response(Reason.PREFLIGHT_REFUSED, current_request_id.get(), headers=headers)

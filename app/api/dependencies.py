@@ -1,13 +1,12 @@
 """What the routes ask for, as Annotated aliases."""
 
+import re
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
-from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import HTTPConnection
 
-from app.api.cookies import access_cookie
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import InvalidToken
 from app.models.user import User
@@ -21,11 +20,14 @@ async def get_backend(request: Request) -> Backend:
     return backend
 
 
+BEARER = re.compile(r"\s*bearer\b", re.IGNORECASE)
+
 BackendDep = Annotated[Backend, Depends(get_backend)]
 
 
 async def get_client(request: Request) -> Client:
-    return Client(request.state.client, request.headers.get("user-agent", ""))
+    user_agent = request.headers.get("user-agent", "")
+    return Client(request.state.client, "".join(filter(str.isprintable, user_agent)))
 
 
 ClientDep = Annotated[Client, Depends(get_client)]
@@ -35,13 +37,13 @@ class AccessTokenScheme(OAuth2PasswordBearer):
     """The Bearer header if there is one, else the access cookie. Never one after the other."""
 
     async def __call__(self, request: HTTPConnection) -> str | None:
-        settings = request.app.state.backend.settings
         headers = request.headers.getlist("authorization")
-        schemes = [get_authorization_scheme_param(header) for header in headers]
-        bearer = [token for scheme, token in schemes if scheme.lower() == "bearer"]
+        bearer = [header for header in headers if BEARER.match(header)]
         if not bearer:
-            return request.cookies.get(access_cookie(settings))
-        return bearer[0] if len(bearer) == 1 else ""
+            cookie: str | None = request.state.access_cookie
+            return cookie
+        well_formed = re.fullmatch(r"bearer +(\S+)", bearer[0], re.IGNORECASE)
+        return well_formed[1] if well_formed and len(headers) == 1 else ""
 
 
 access_token_scheme = AccessTokenScheme(

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 router = APIRouter(include_in_schema=False)
 
@@ -40,6 +40,12 @@ REDOC_STYLES = (
     "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
     "'sha256-QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc='",
 )
+
+
+@router.get("/")
+async def root() -> RedirectResponse:
+    """Whoever opens the bare address on a laptop wants to see something."""
+    return RedirectResponse("docs")
 
 
 @router.get("/docs")

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.core.logs import log_event
 from app.core.refusals import Reason, Refusal
@@ -66,7 +67,7 @@ PROBLEMS = {
         "This service does not answer under that host name.",
     ),
     Reason.BAD_REQUEST: Problem(
-        HTTPStatus.BAD_REQUEST, "Bad request", "The request body could not be read."
+        HTTPStatus.BAD_REQUEST, "Bad request", "The request could not be read."
     ),
     Reason.CONTENT_TOO_LARGE: Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -219,7 +220,22 @@ async def answer_http_exception(request: Request, error: Exception) -> JSONRespo
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Reason.CONTENT_TOO_LARGE,
     }
     reason = reasons.get(HTTPStatus(error.status_code), Reason.BAD_REQUEST)
-    return answer(request, reason, headers=error.headers)
+    headers = dict(error.headers or {})
+    if reason is Reason.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(allowed_methods(request))
+    return answer(request, reason, headers=headers)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Starlette lists those of one route only, and two routes can share a path."""
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def answer(
@@ -243,6 +259,8 @@ def printable(part: str | int) -> str | int:
         return part
     return part[:100].encode(errors="replace").decode()
 
+
+RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 
 # What can happen to every request that changes something, and to every one with a body.
 UNSAFE = (Reason.CROSS_ORIGIN, Reason.DATABASE_UNAVAILABLE)
@@ -273,7 +291,5 @@ def problems(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
         media["schema"] = {"$ref": f"#/components/schemas/{model.__name__}"}
         media["examples"][reason.value] = {"summary": problem.title, "value": example}
         if problem.retry_after is not None:
-            response["headers"] = {
-                "Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}
-            }
+            response["headers"] = RETRY_AFTER
     return responses

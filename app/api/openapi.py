@@ -29,6 +29,7 @@ def describe(app: FastAPI, settings: Settings) -> Json:
     if ProblemDetails.__name__ not in schemas:
         schemas |= problem_schemas()
         for operation in operations(document):
+            use_docstring(operation)
             correct_responses(operation["responses"])
         for name in NEVER_SENT:
             schemas.pop(name, None)
@@ -51,6 +52,14 @@ def problem_schemas() -> Json:
 
 def operations(document: Json) -> list[Json]:
     return [operation for path in document["paths"].values() for operation in path.values()]
+
+
+def use_docstring(operation: Json) -> None:
+    """Its first sentence is the summary, where FastAPI would put the name of the function."""
+    first, _, rest = operation["description"].partition("\n\n")
+    sentence, stop, more = first.partition(". ")
+    operation["summary"] = sentence.removesuffix(".")
+    operation["description"] = "\n\n".join(filter(None, (more if stop else "", rest))) or first
 
 
 def correct_responses(responses: Json) -> None:

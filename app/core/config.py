@@ -4,6 +4,7 @@ A wrong value stops the start with one sentence that names the key and what to p
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,7 +12,6 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -28,6 +28,10 @@ PUBLISHED_SECRETS = frozenset(
         "570dad43de1af4c925f92c16a68a50936da42b7dd6fdeb24850507a1199aac89",
     }
 )
+# As a browser sends them: lower case, international names in punycode, no path.
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+ORIGIN = re.compile(rf"https?://({HOST.pattern})(:(?P<port>[1-9][0-9]{{0,4}}))?")
+PRINTABLE_ASCII = r"^[\x21-\x7e]+$"
 PLACEHOLDER_WORDS = ("change", "example", "placeholder", "secret", "password", "insecure", "your-")
 
 
@@ -75,14 +79,20 @@ class Settings(BaseSettings):
         (), description="PEM files of the next or the former key, separated by commas"
     )
     issuer: str = Field(
-        "fastapi-auth", min_length=1, max_length=200, description="a name or URL of this service"
+        "fastapi-auth",
+        max_length=200,
+        pattern=PRINTABLE_ASCII,
+        description="a name or URL of this service, up to 200 ASCII characters without spaces",
     )
     audience: str = Field(
-        "fastapi-auth", min_length=1, max_length=200, description="a name or URL of the API"
+        "fastapi-auth",
+        max_length=200,
+        pattern=PRINTABLE_ASCII,
+        description="a name or URL of the API, up to 200 ASCII characters without spaces",
     )
 
     access_token_expire_minutes: float = Field(
-        15, gt=0, le=1440, description="minutes, above 0 and at most 1440"
+        15, ge=1 / 60, le=1440, description="minutes, from a second (0.017) to a day (1440)"
     )
     refresh_token_expire_days: float = Field(
         7, gt=0, le=365, description="days, above 0 and at most SESSION_MAX_DAYS"
@@ -153,16 +163,18 @@ class Settings(BaseSettings):
         for origin in value:
             if origin == "*":
                 raise ValueError("* is refused, because these requests carry credentials")
-            parts = urlsplit(origin)
-            if (
-                parts.scheme not in ("http", "https")
-                or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
-                raise ValueError(
-                    f"{origin!r} is not an origin (scheme://host or scheme://host:port)"
-                )
-            if origin != origin.lower() or "@" in parts.netloc or not parts.hostname:
-                raise ValueError(f"{origin!r} is not as a browser sends it: lower case, no user")
+            if not (parts := ORIGIN.fullmatch(origin)) or int(parts["port"] or 1) > 65535:
+                raise ValueError(f"{origin!r} is not scheme://host or scheme://host:port")
+            if re.fullmatch("http:.*:80|https:.*:443", origin):
+                raise ValueError(f"browsers leave the port out of {origin!r}")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not HOST.fullmatch(host.lower()):
+                raise ValueError(f"{host!r} is not a host name")
         return value
 
     @model_validator(mode="after")
@@ -228,7 +240,7 @@ def read_database_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # whose message may quote the password
         raise ValueError("it is not a database URL") from None
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg2"):
         return url.set(drivername="postgresql+psycopg2")

@@ -5,6 +5,7 @@ No password, token, cookie or address of a page with a query ever enters a log l
 
 import json
 import logging
+import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 LONGEST_VALUE = 500  # characters: a log line is no place to store what a client sends
 
 logger = logging.getLogger("app")
-current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
+current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
 
 
 def configure_logging() -> None:
@@ -52,11 +53,17 @@ class JsonFormatter(logging.Formatter):
                 (name, shorten(value)) for name, value in fields.items() if value is not None
             )
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = without_rows(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
 
 
 def shorten(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > LONGEST_VALUE:
-        return value[:LONGEST_VALUE] + "…"
-    return value
+    if not isinstance(value, str):
+        return value
+    value = without_rows(value)
+    return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "…"
+
+
+def without_rows(text: str) -> str:
+    """PostgreSQL explains an error by quoting the row: addresses and hashes."""
+    return re.sub(r"^DETAIL: .*$", "DETAIL: (left out)", text, flags=re.MULTILINE)

@@ -16,6 +16,7 @@ from app.core.keys import KeyRing, access_keys, derived_keys
 # The compact form and nothing else (RFC 8725bis, 3.14): PyJWT would take "=" after the signature.
 COMPACT_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 LONGEST_TOKEN = 2048  # characters; ours have about 450
+END_OF_TIME = 2**53  # microseconds: the year 2255
 CLOCK_SKEW = 60  # seconds that another server's clock may be ahead of ours
 
 ACCESS_CLAIMS = ["iss", "aud", "sub", "client_id", "sid", "iat", "exp", "jti"]
@@ -70,7 +71,7 @@ class Tokens:
     def read_access(self, token: str) -> AccessToken:
         """Raises InvalidToken."""
         claims = self._verify(self.access_keys, "at+jwt", ACCESS_CLAIMS, token)
-        if claims["exp"] <= time.time():
+        if claims["exp"] <= time.time() or type(claims["iat"]) is not int:
             raise InvalidToken
         return AccessToken(read_id(claims["sub"]), read_id(claims["sid"]))
 
@@ -92,10 +93,10 @@ class Tokens:
         Raises InvalidToken.
         """
         claims = self._verify(self._refresh_keys, "rt+jwt", REFRESH_CLAIMS, token)
-        n, client_id = claims["n"], claims["client_id"]
-        if type(n) is not int or n < 0 or client_id not in [*ClientId]:
+        n = claims["n"]
+        if type(n) is not int or not 0 <= n < END_OF_TIME:
             raise InvalidToken
-        return RefreshToken(read_id(claims["sid"]), ClientId(client_id), n)
+        return RefreshToken(read_id(claims["sid"]), ClientId(claims["client_id"]), n)
 
     def login_of(self, token: str) -> UUID | None:
         """The login that a token of either type belongs to, expired or not: to end it."""
@@ -137,7 +138,7 @@ class Tokens:
             )
         except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
             raise InvalidToken from None
-        if type(claims["exp"]) is not int:
+        if type(claims["exp"]) is not int or claims["client_id"] not in [*ClientId]:
             raise InvalidToken
         return claims
 

@@ -85,7 +85,7 @@ class Credentials(Input):
     password: str = Field(
         min_length=1,
         max_length=LONGEST_PASSWORD,
-        schema_extra={"examples": [EXAMPLE_PASSWORD], "format": "password", "writeOnly": True},
+        schema_extra={"examples": [EXAMPLE_PASSWORD]},
     )
 
 

@@ -31,18 +31,23 @@ def canonical_email(address: str) -> str:
         checked = validate_email(address.strip(), check_deliverability=False)
     except EmailNotValidError:
         raise ValueError("must be an email address, such as ada@example.com") from None
-    return unicodedata.normalize("NFC", checked.normalized.lower())
+    canonical = unicodedata.normalize("NFC", checked.normalized.lower())
+    if len(canonical) > LONGEST_EMAIL:  # some letters are longer in lower case
+        raise ValueError(f"must have at most {LONGEST_EMAIL} characters")
+    return canonical
 
 
 def without_control_characters(text: str) -> str:
-    """PostgreSQL stores no NUL; line breaks would reach mail headers. Trimmed."""
-    if any(unicodedata.category(character) == "Cc" for character in text):
+    """No NUL, which PostgreSQL cannot store, no line breaks, no lone surrogates. Trimmed."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise ValueError("must not hold control characters")
     return text.strip()
 
 
 EmailAddress = Annotated[
-    str, AfterValidator(canonical_email), WithJsonSchema({"type": "string", "format": "email"})
+    str,
+    AfterValidator(canonical_email),
+    WithJsonSchema({"type": "string", "format": "email", "maxLength": LONGEST_EMAIL}),
 ]
 FullName = Annotated[str, AfterValidator(without_control_characters)]
 
@@ -72,7 +77,7 @@ class UserCreate(UserBase, Input):
     password: str = Field(
         min_length=SHORTEST_PASSWORD,
         max_length=LONGEST_PASSWORD,
-        schema_extra={"examples": [EXAMPLE_PASSWORD], "format": "password", "writeOnly": True},
+        schema_extra={"examples": [EXAMPLE_PASSWORD]},
     )
 
 

@@ -5,13 +5,14 @@ from fastapi import APIRouter, Request, Response, status
 from app.api.cookies import clear_cookies, presented_logins, presented_refresh_token, set_cookies
 from app.api.dependencies import BackendDep, ClientDep
 from app.api.errors import UNSAFE, WITH_BODY, problems
+from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
 from app.core.tokens import ClientId
 from app.models.login import Credentials, SessionRefreshed, SessionStarted, SessionTimes
 from app.models.user import User, UserCreate, UserPublic
 from app.services import accounts, logins
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = APIRouter(prefix="/auth", tags=["auth"], route_class=StrictJsonRoute)
 
 
 @router.post(

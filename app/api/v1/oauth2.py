@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.api.dependencies import BackendDep, ClientDep
-from app.api.errors import PROBLEMS, note_refusal, problems
+from app.api.errors import PROBLEMS, RETRY_AFTER, note_refusal, problems
 from app.core.passwords import LONGEST_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import LONGEST_TOKEN, ClientId, InvalidToken
@@ -78,7 +78,11 @@ router = APIRouter(prefix="/auth", tags=["tokens"], route_class=OAuth2Route)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": OAuth2Problem, "description": "The request or its credentials are not valid"},
-    503: {"model": OAuth2Problem, "description": "Try again after `Retry-After` seconds"},
+    503: {
+        "model": OAuth2Problem,
+        "description": "Try again after `Retry-After` seconds",
+        "headers": RETRY_AFTER,
+    },
     **problems(Reason.CROSS_ORIGIN, Reason.CONTENT_TOO_LARGE),
 }
 
@@ -90,7 +94,8 @@ async def token(
     backend: BackendDep,
     client: ClientDep,
     grant_type: Annotated[
-        str, Form(description="`password` or `refresh_token`", examples=["password"])
+        str,
+        Form(examples=["password"], json_schema_extra={"enum": ["password", "refresh_token"]}),
     ] = "",
     username: Annotated[
         str,

@@ -8,8 +8,11 @@ from app.api.cookies import clear_cookies
 from app.api.dependencies import BackendDep, CurrentLogin
 from app.api.errors import AUTHENTICATED, UNSAFE, problems
 from app.core.refusals import Reason
+from app.core.tokens import ClientId
 from app.models.login import SessionPublic
 from app.services import logins
+from app.services.backend import Backend
+from app.services.logins import Current
 
 router = APIRouter(prefix="/users/me/sessions", tags=["sessions"])
 
@@ -28,7 +31,7 @@ async def list_sessions(current: CurrentLogin, backend: BackendDep) -> list[Sess
     "",
     status_code=status.HTTP_204_NO_CONTENT,
     response_class=Response,
-    responses=problems(*AUTHENTICATED, Reason.VALIDATION_FAILED, *UNSAFE),
+    responses=problems(*AUTHENTICATED, Reason.BAD_REQUEST, Reason.VALIDATION_FAILED, *UNSAFE),
 )
 async def end_sessions(
     response: Response, current: CurrentLogin, backend: BackendDep, include_current: bool = False
@@ -37,7 +40,7 @@ async def end_sessions(
     spared = None if include_current else current.login.id
     await logins.end_all(backend, current.user, sparing=spared)
     if include_current:
-        clear_cookies(response, backend.settings)
+        forget(response, current, backend)
 
 
 @router.delete(
@@ -52,4 +55,10 @@ async def end_session(
     """Log out on one device, which may be this one."""
     await logins.end_one(backend, current.user, session_id)
     if session_id == current.login.id:
+        forget(response, current, backend)
+
+
+def forget(response: Response, current: Current, backend: Backend) -> None:
+    """Not for a program: cookies that came along with its token are somebody else's login."""
+    if current.login.client_id == ClientId.BROWSER:
         clear_cookies(response, backend.settings)

@@ -1,0 +1,79 @@
+"""What every answer travels in: a request id, the security headers, and a line in the log."""
+
+import logging
+import re
+import time
+from secrets import token_hex
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.client import client_address
+from app.core.config import Settings
+from app.core.logs import current_request_id, log_event
+
+REQUEST_ID = "X-Request-ID"
+ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+
+# Unless a response sets its own.
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Envelope:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.trusted_proxies = settings.trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        received_at = time.monotonic()
+        headers = Headers(scope=scope)
+        request_id = acceptable_id(headers.get(REQUEST_ID)) or token_hex(8)
+        current_request_id.set(request_id)
+        state = scope.setdefault("state", {})
+        state |= {
+            "request_id": request_id,
+            "received_at": received_at,
+            "client": client_address(scope, headers, self.trusted_proxies),
+        }
+        status = None
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                answer[REQUEST_ID] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    answer.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            log_event(
+                "request",
+                logging.ERROR if (status or 500) >= 500 else logging.INFO,
+                method=scope["method"],
+                path=scope["path"],  # never the query
+                status=status,
+                code=state.get("code"),
+                duration_ms=round((time.monotonic() - received_at) * 1000, 2),
+                client=state["client"],
+                user_id=state.get("user_id"),
+                login_id=state.get("login_id"),
+            )
+
+
+def acceptable_id(sent: str | None) -> str | None:
+    """A caller's own request id is kept where it is harmless in a log."""
+    return sent if sent and ACCEPTABLE_ID.fullmatch(sent) else None

@@ -1,0 +1,61 @@
+"""The database behind a client, looked at and changed as an operator could."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event, update
+from sqlmodel import Session, col, select
+
+from app.db.session import Database
+from app.models import Login, User
+
+
+def all_logins(database: Database) -> list[Login]:
+    return database.run_read(lambda session: list(session.exec(select(Login)).all()))
+
+
+def the_login(database: Database) -> Login:
+    """The only one there is."""
+    (login,) = all_logins(database)
+    return login
+
+
+def the_user(database: Database, email: str) -> User:
+    return database.run_read(
+        lambda session: session.exec(select(User).where(col(User.email) == email)).one()
+    )
+
+
+def all_users(database: Database) -> list[User]:
+    return database.run_read(lambda session: list(session.exec(select(User)).all()))
+
+
+def change_login(database: Database, **values: Any) -> None:
+    """Every login there is: time and backups move by this."""
+    database.run_write(lambda session: execute(session, update(Login).values(**values)))
+
+
+def change_user(database: Database, email: str, **values: Any) -> None:
+    changed = update(User).where(col(User.email) == email).values(**values)
+    database.run_write(lambda session: execute(session, changed))
+
+
+def execute(session: Session, statement: Any) -> None:
+    session.connection().execute(statement)
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """Collects what is sent to the database meanwhile, but for beginnings of transactions."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            sent.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)

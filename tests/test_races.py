@@ -1,0 +1,381 @@
+"""Really at the same time: real servers, real sockets, and on both databases several processes."""
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.cookies import SimpleCookie
+from itertools import cycle
+from pathlib import Path
+from threading import Barrier, Event
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import pytest
+from sqlmodel import Session, col, delete, select
+
+from app.core.passwords import context
+from app.db.session import Database
+from app.main import create_app
+from app.models import Login, User
+from tests.conftest import make_settings, migrate, running_server
+from tests.jars import ACCESS_COOKIE, REFRESH_COOKIE, claims
+from tests.people import ADA
+from tests.postgres import fresh_database
+
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 60
+PASSWORD = ADA["password"]
+FIFTY = 50
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    cookies: dict[str, str]
+    started_at: float  # seconds, on the monotonic clock
+    ended_at: float
+
+    @property
+    def code(self) -> str | None:
+        return self.body.get("code") if isinstance(self.body, dict) else None
+
+
+class Service:
+    """One deployment: several addresses, one database. Requests go to the addresses in turn."""
+
+    def __init__(self, addresses: Sequence[str], database: Database) -> None:
+        self.database = database
+        self._next = cycle(addresses)
+
+    def ask(self, method: str, path: str, cookie: str = "", **body: Any) -> Answer:
+        """On a connection of its own, and with exactly this cookie; no jar has a say."""
+        connection = http.client.HTTPConnection(urlsplit(next(self._next)).netloc, timeout=60)
+        headers = {"Cookie": cookie} | ({"Content-Type": "application/json"} if body else {})
+        started_at = time.monotonic()
+        connection.request(method, f"/api/v1{path}", json.dumps(body) if body else None, headers)
+        response = connection.getresponse()
+        content = response.read()
+        ended_at = time.monotonic()
+        cookies = SimpleCookie()
+        for line in response.headers.get_all("set-cookie", []):
+            cookies.load(line)
+        connection.close()
+        held = {name: morsel.value for name, morsel in cookies.items()}
+        return Answer(response.status, json.loads(content or "null"), held, started_at, ended_at)
+
+    def sign_up(self) -> dict[str, str]:
+        """Somebody of this test's own: {email, password}."""
+        person = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+        assert self.ask("POST", "/auth/register", **person).status == 201
+        return person
+
+    def log_in(self, person: dict[str, str]) -> Answer:
+        answer = self.ask("POST", "/auth/login", **person)
+        assert answer.status == 200
+        return answer
+
+    def refresh(self, token: str) -> Answer:
+        return self.ask("POST", "/auth/refresh", f"{REFRESH_COOKIE}={token}")
+
+    def who_am_i(self, access_token: str) -> Answer:
+        return self.ask("GET", "/users/me", f"{ACCESS_COOKIE}={access_token}")
+
+    def logins_of(self, person: dict[str, str]) -> list[Login]:
+        theirs = select(Login).join(User).where(col(User.email) == person["email"])
+        return self.database.run_read(lambda session: list(session.exec(theirs).all()))
+
+
+@pytest.fixture(
+    scope="module", params=["sqlite", "sqlite by two processes", "postgresql by two processes"]
+)
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with ExitStack() as stack:
+        if request.param.startswith("sqlite"):
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), folder / "app.db")
+            url = f"sqlite:///{folder}/app.db"
+        else:
+            server = request.getfixturevalue("postgresql_server")
+            url = stack.enter_context(fresh_database(server))
+            migrate(url)
+        if request.param == "sqlite":
+            addresses = [stack.enter_context(running_server(create_app(make_settings(url))))]
+        else:
+            addresses = stack.enter_context(processes_serving(url, folder, count=2))
+        database = Database(make_settings(url))
+        stack.callback(database.close)
+        yield Service(addresses, database)
+
+
+@contextmanager
+def processes_serving(database_url: str, folder: Path, count: int) -> Iterator[list[str]]:
+    """uvicorn as in production, but a port for each process, so that all of them take part."""
+    ports = free_ports(count)
+    settings = {"SECRET_KEY": os.environ["SECRET_KEY"], "DATABASE_URL": database_url}
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT), "app.main:app"]
+    command += ["--no-proxy-headers", "--no-server-header", "--port"]
+    with ExitStack() as stack:
+        processes = []
+        for port in ports:
+            log = stack.enter_context((folder / f"{port}.log").open("wb"))
+            process = subprocess.Popen(
+                [*command, str(port)], cwd=folder, env=settings, stdout=log, stderr=log
+            )
+            processes.append(process)
+        try:
+            for port, process in zip(ports, processes, strict=True):
+                wait_until_it_answers(port, process, folder / f"{port}.log")
+            yield [f"http://127.0.0.1:{port}" for port in ports]
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(timeout=30)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_until_it_answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            Event().wait(0.02)
+        else:
+            return
+    pytest.fail(f"the server did not start:\n{log.read_text()}")
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """What each returns; none begins before all are ready."""
+    ready = Barrier(len(calls))
+
+    def begin(call: Callable[[], T]) -> T:
+        ready.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(begin, calls))
+
+
+# Refreshes
+
+
+def test_fifty_refreshes_of_one_token_at_once_all_succeed(service: Service) -> None:
+    person = service.sign_up()
+    token = service.log_in(person).cookies[REFRESH_COOKIE]
+    answers = at_once(*[lambda: service.refresh(token)] * FIFTY)
+    assert Counter(answer.status for answer in answers) == {200: FIFTY}
+
+    issued = [answer.cookies[REFRESH_COOKIE] for answer in answers]
+    numbers = [claims(refresh_token)["n"] for refresh_token in issued]
+    assert len({*issued, token}) == FIFTY + 1
+    assert len({*numbers}) == FIFTY
+    (login,) = service.logins_of(person)
+    assert login.last == max(numbers)
+    assert login.candidate_n == claims(token)["n"]
+    assert login.witness_n is None
+    assert {answer.body["session"]["id"] for answer in answers} == {str(login.id)}
+
+
+def test_whichever_of_fifty_answers_is_kept_it_goes_on(service: Service) -> None:
+    token = service.log_in(service.sign_up()).cookies[REFRESH_COOKIE]
+    answers = at_once(*[lambda: service.refresh(token)] * FIFTY)
+    again = at_once(*[lambda a=a: service.refresh(a.cookies[REFRESH_COOKIE]) for a in answers])
+    assert Counter(answer.status for answer in again) == {200: FIFTY}
+    accesses = {answer.cookies[ACCESS_COOKIE] for answer in again}
+    assert {service.who_am_i(access).status for access in [*accesses][:5]} == {200}
+
+
+def test_many_logins_refresh_at_once_without_mixing(service: Service) -> None:
+    people = [service.sign_up() for _ in range(5)]
+    tokens = [service.log_in(person).cookies[REFRESH_COOKIE] for person in people]
+    answers = at_once(*[lambda t=t: service.refresh(t) for t in tokens * 6])
+    assert Counter(answer.status for answer in answers) == {200: 30}
+    for person, token in zip(people, tokens, strict=True):
+        (login,) = service.logins_of(person)
+        numbers = [
+            claims(answer.cookies[REFRESH_COOKIE])["n"]
+            for answer in answers
+            if answer.body["session"]["id"] == claims(token)["sid"]
+        ]
+        assert len({*numbers}) == 6
+        assert login.last == max(numbers)
+
+
+# A log-out against refreshes
+
+
+def refresh_until_refused(service: Service, token: str) -> list[Answer]:
+    answers = [service.refresh(token)]
+    while answers[-1].status == 200 and len(answers) < 200:
+        answers.append(service.refresh(answers[-1].cookies[REFRESH_COOKIE]))
+    return answers
+
+
+def test_no_refresh_that_starts_after_a_log_out_gets_a_token(service: Service) -> None:
+    person = service.sign_up()
+    for _ in range(20):
+        started = service.log_in(person).cookies
+        token = started[REFRESH_COOKIE]
+        cookie = f"{REFRESH_COOKIE}={token}; {ACCESS_COOKIE}={started[ACCESS_COOKIE]}"
+        (log_out,), *refreshing = at_once(
+            lambda cookie=cookie: [service.ask("POST", "/auth/logout", cookie)],
+            *[lambda token=token: refresh_until_refused(service, token)] * 4,
+        )
+        refreshes = [answer for answers in refreshing for answer in answers]
+        assert log_out.status == 204
+        assert {answer.status for answer in refreshes} <= {200, 401}
+        too_late = [a for a in refreshes if a.status == 200 and a.started_at > log_out.ended_at]
+        assert too_late == []
+        refused = [answer.code for answer in refreshes if answer.status == 401]
+        assert refused == ["session_revoked"] * 4
+        assert service.logins_of(person) == []
+        for answer in refreshes:
+            if answer.status == 200:
+                assert service.refresh(answer.cookies[REFRESH_COOKIE]).code == "session_revoked"
+                assert service.who_am_i(answer.cookies[ACCESS_COOKIE]).code == "session_revoked"
+
+
+def test_ending_all_sessions_while_they_refresh_leaves_none(service: Service) -> None:
+    person = service.sign_up()
+    for _ in range(5):
+        devices = [service.log_in(person).cookies for _ in range(3)]
+        access = f"{ACCESS_COOKIE}={devices[0][ACCESS_COOKIE]}"
+        path = "/users/me/sessions?include_current=true"
+        (ended,), *refreshing = at_once(
+            lambda path=path, access=access: [service.ask("DELETE", path, access)],
+            *[lambda d=d: refresh_until_refused(service, d[REFRESH_COOKIE]) for d in devices],
+        )
+        assert ended.status == 204
+        assert [answers[-1].code for answers in refreshing] == ["session_revoked"] * 3
+        assert service.logins_of(person) == []
+
+
+# Registrations of one address
+
+
+def test_of_twenty_registrations_of_one_address_exactly_one_wins(service: Service) -> None:
+    name = uuid4().hex
+    spellings = [name + "@example.com", name.upper() + "@EXAMPLE.com", f" {name}@Example.Com "]
+    people = [{"email": spellings[i % 3], "password": f"{PASSWORD} {i}"} for i in range(20)]
+    answers = at_once(*[lambda p=p: service.ask("POST", "/auth/register", **p) for p in people])
+    assert Counter(answer.status for answer in answers) == {201: 1, 409: 19}
+    assert {answer.code for answer in answers if answer.status == 409} == {"email_taken"}
+    (won,) = [i for i, answer in enumerate(answers) if answer.status == 201]
+    stored = select(User).where(col(User.email) == spellings[0])
+    (user,) = service.database.run_read(lambda session: session.exec(stored).all())
+    assert str(user.id) == answers[won].body["id"]
+    assert service.log_in(people[won]).body["user"]["id"] == str(user.id)
+    assert service.ask("POST", "/auth/login", **people[won - 1]).status == 401
+
+
+# A log-in against a change of the password
+
+
+def change_password(session: Session, email: str, hashed_password: str) -> None:
+    """As PUT /users/me/password and an operator do it: every login of before ends."""
+    user = session.exec(select(User).where(col(User.email) == email).with_for_update()).one()
+    user.hashed_password = hashed_password
+    session.flush()
+    session.connection().execute(delete(Login).where(col(Login.user_id) == user.id))
+
+
+def test_no_log_in_with_the_former_password_survives_its_change(service: Service) -> None:
+    person = service.sign_up()
+    other = person | {"password": "a quite different passphrase"}
+    hashes = {p["password"]: context.hash(p["password"]) for p in (person, other)}
+    log_in = service.log_in(person)
+    takes = log_in.ended_at - log_in.started_at
+    statuses = Counter[int]()
+    rounds = 16
+    for number in range(rounds):
+        former, new = (person, other) if number % 2 == 0 else (other, person)
+        delay = 4 * takes * number / rounds  # before, during and after the hashing
+
+        def change(new: dict[str, str] = new, delay: float = delay) -> list[Answer]:
+            Event().wait(delay)
+            hashed = hashes[new["password"]]
+            service.database.run_write(change_password, person["email"], hashed)
+            return []
+
+        def try_former(former: dict[str, str] = former) -> list[Answer]:
+            return [service.ask("POST", "/auth/login", **former)]
+
+        _, *tries = at_once(change, try_former, try_former)
+        assert service.logins_of(person) == []
+        for (answer,) in tries:
+            statuses[answer.status] += 1
+            if answer.status == 200:
+                assert service.who_am_i(answer.cookies[ACCESS_COOKIE]).code == "session_revoked"
+    assert statuses.keys() == {200, 401}
+
+
+def test_log_ins_at_once_upgrade_an_old_hash_together(service: Service) -> None:
+    person = service.sign_up()
+    old_hash = "$2b$04$ELWVpfw/hJr8/WSe0uGoAOYjVyuarTggz56bOcMZwCprhLwjAq9Rm"
+    service.database.run_write(change_password, person["email"], old_hash)
+    answers = at_once(*[lambda: service.ask("POST", "/auth/login", **person)] * 6)
+    assert Counter(answer.status for answer in answers) == {200: 6}
+
+
+# Sessions
+
+
+def test_of_twenty_deletions_of_one_session_exactly_one_finds_it(service: Service) -> None:
+    person = service.sign_up()
+    here = service.log_in(person)
+    there = service.log_in(person)
+    access = f"{ACCESS_COOKIE}={here.cookies[ACCESS_COOKIE]}"
+    path = f"/users/me/sessions/{UUID(there.body['session']['id'])}"
+    answers = at_once(*[lambda: service.ask("DELETE", path, access)] * 20)
+    assert Counter(answer.status for answer in answers) == {204: 1, 404: 19}
+    assert [str(login.id) for login in service.logins_of(person)] == [here.body["session"]["id"]]
+
+
+def test_of_twenty_log_ins_that_bring_the_same_login_along_none_keeps_it(
+    service: Service,
+) -> None:
+    person = service.sign_up()
+    brought = service.log_in(person).cookies[REFRESH_COOKIE]
+    cookie = f"{REFRESH_COOKIE}={brought}"
+    answers = at_once(*[lambda: service.ask("POST", "/auth/login", cookie, **person)] * 20)
+    assert Counter(answer.status for answer in answers) == {200: 20}
+    assert len(service.logins_of(person)) == 20
+    assert service.refresh(brought).code == "session_revoked"
+
+
+def test_a_flood_of_log_ins_does_not_hold_up_those_who_are_logged_in(service: Service) -> None:
+    """Hashing waits in a queue of its own."""
+    person = service.sign_up()
+    token = service.log_in(person).cookies[REFRESH_COOKIE]
+    wrong = person | {"password": "a wrong one, many times"}
+    refreshed, *flood = at_once(
+        lambda: service.refresh(token),
+        *[lambda: service.ask("POST", "/auth/login", **wrong)] * 30,
+    )
+    assert refreshed.status == 200
+    assert Counter(answer.status for answer in flood) == {401: 30}
+    overtaken = [answer for answer in flood if answer.ended_at > refreshed.ended_at]
+    assert len(overtaken) > 15

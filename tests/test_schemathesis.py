@@ -1,0 +1,209 @@
+"""The OpenAPI document against the running service: what the one promises, the other keeps.
+
+Schemathesis makes requests out of the document, valid ones and invalid ones, and compares each
+answer with what is written there: no 500, documented status, content type, headers and body, valid
+data accepted and invalid data refused, no operation without its authentication, no method that is
+not documented. It is derandomized, so every run sends the same.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from hypothesis import strategies
+from schemathesis import Case, CheckContext
+from schemathesis.core.failures import Failure
+
+from app.core.moments import to_microseconds
+from app.core.refusals import Reason
+from app.core.tokens import ClientId
+from app.main import create_app
+from app.models import Login
+from app.services.backend import Backend
+from tests.conftest import make_settings, migrate, running_server
+from tests.operations import DOCUMENT, OPERATIONS, Json
+from tests.postgres import fresh_database
+from tests.rows import the_user
+
+SESSIONS = "/api/v1/users/me/sessions"
+END_SESSION = "DELETE /api/v1/users/me/sessions/{session_id}"
+REGISTER = next(operation for operation in OPERATIONS if operation.name == "register")
+
+CONFIG = schemathesis.Config.from_dict(
+    {
+        "generation": {
+            "deterministic": True,
+            "max-examples": 25,
+            "database": "none",
+            # The tests decide who asks. Whether a token is asked for is a check of its own.
+            "with-security-parameters": False,
+        },
+        # What it learns from answers differs from run to run.
+        "phases": {
+            "coverage": {"extra-data-sources": {"responses": False}},
+            "fuzzing": {
+                "extra-data-sources": {"responses": False},
+                "error-feedback": {"enabled": False},
+            },
+        },
+        # Every check is on. Two accept one status more, for valid data that is refused:
+        "operations": [
+            {
+                # 422: no schema can say which passwords are common. What else it may be is
+                # checked below.
+                "include-operation-id": "register",
+                "checks": {"positive_data_acceptance": {"expected-statuses": [201, 409, 422]}},
+            },
+            {
+                # 400: which parameters are needed depends on the grant, and it is the answer of
+                # RFC 6749 to wrong credentials as well.
+                "include-operation-id": "token",
+                "checks": {"positive_data_acceptance": {"expected-statuses": [200, 400]}},
+            },
+        ],
+    }
+)
+
+
+def as_bearer(document: Json) -> Json:
+    """In a request the password flow is a Bearer header. Schemathesis leaves oauth2 unchecked."""
+    changed = deepcopy(document)
+    changed["components"]["securitySchemes"]["Password"] = {"type": "http", "scheme": "bearer"}
+    return changed
+
+
+schema = schemathesis.openapi.from_dict(as_bearer(DOCUMENT), config=CONFIG)
+
+# Schemathesis would draw quoted local parts and reserved domains, which are valid by RFC 5322
+# and no mailbox that anybody signs up with.
+schemathesis.openapi.format(
+    "email",
+    strategies.from_regex(r"[a-z][a-z0-9]{0,20}@[a-z]{2,20}\.(com|org)", fullmatch=True),
+)
+
+
+@schemathesis.check
+def refused_for_a_reason_that_no_schema_can_say(
+    ctx: CheckContext, response: schemathesis.Response, case: Case
+) -> None:
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    if case.operation.path != REGISTER.path or response.status_code != 422 or not positive:
+        return
+    problem = response.json()
+    expected = problem["code"] in (Reason.PASSWORD_TOO_COMMON, Reason.PASSWORD_TOO_SHORT)
+    in_the_name = [error["loc"] for error in problem.get("errors", ())] == [["body", "full_name"]]
+    if not expected and not in_the_name:
+        raise Failure(operation=case.operation.label, title="Refused", message=response.text)
+
+
+class Service(NamedTuple):
+    address: str
+    backend: Backend
+    session: requests.Session
+
+    def log_in(self) -> dict[str, str]:
+        """A new login each time, because many requests end it; without hashing a password."""
+        now = datetime.now(UTC)
+        login = Login(
+            user_id=the_user(self.backend.database, REGISTER.example["email"]).id,
+            client_id=ClientId.PROGRAM,
+            user_agent="",
+            ip_address="127.0.0.1",
+            created_at=now,
+            expires_at=now + self.backend.settings.absolute_lifetime,
+            last=to_microseconds(now),
+        )
+        self.backend.database.run_write(lambda session: session.add(login))
+        token = self.backend.tokens.issue_access(login.user_id, login.id, ClientId.PROGRAM)
+        return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A database for all of these tests: thousands of requests find what others left behind."""
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("migrated_sqlite")
+        yield f"sqlite:///{shutil.copy(template, tmp_path_factory.mktemp('schemathesis'))}"
+    else:
+        with fresh_database(request.getfixturevalue("postgresql_server")) as url:
+            migrate(url)
+            yield url
+
+
+@pytest.fixture(scope="module")
+def service(database_url: str) -> Iterator[Service]:
+    """The person of the document's examples has signed up."""
+    app = create_app(make_settings(database_url))
+    with running_server(app) as address, requests.Session() as session:
+        httpx2.post(address + REGISTER.path, json=REGISTER.example).raise_for_status()
+        yield Service(address, app.state.backend, session)
+
+
+@schema.parametrize()
+def test_what_strangers_send_is_answered_as_documented(case: Case, service: Service) -> None:
+    case.call_and_validate(base_url=service.address, session=service.session)
+
+
+@schema.parametrize()
+def test_what_users_send_is_answered_as_documented(case: Case, service: Service) -> None:
+    case.call_and_validate(
+        base_url=service.address, session=service.session, headers=service.log_in()
+    )
+
+
+def with_links(document: Json) -> Json:
+    """What follows from a list of sessions: ending the first one, which asks, or the second."""
+    linked = deepcopy(document)
+    answer = linked["paths"][SESSIONS]["get"]["responses"]["200"]
+    answer["links"] = {
+        f"EndSession{index}": {
+            "operationId": "end_session",
+            "parameters": {"session_id": f"$response.body#/{index}/id"},
+        }
+        for index in (0, 1)
+    }
+    return linked
+
+
+def test_a_session_that_was_ended_is_gone(service: Service) -> None:
+    """Stateful: sessions are listed, ended, and asked for again in any order."""
+    linked = schemathesis.openapi.from_dict(with_links(as_bearer(DOCUMENT)), config=CONFIG)
+    answers: Counter[tuple[str, int]] = Counter()
+
+    class Sessions(linked.as_state_machine()):  # type: ignore[misc]
+        def setup(self) -> None:
+            service.log_in()
+            self.headers = service.log_in()
+
+        def get_call_kwargs(self, case: Case) -> dict[str, Any]:
+            return {
+                "base_url": service.address,
+                "session": service.session,
+                "headers": self.headers,
+            }
+
+        def after_call(self, response: schemathesis.Response, case: Case) -> None:
+            answers[case.operation.label, response.status_code] += 1
+
+    Sessions.run(
+        settings=hypothesis.settings(
+            max_examples=30,
+            stateful_step_count=6,
+            derandomize=True,
+            database=None,
+            deadline=None,
+        )
+    )
+    assert answers[END_SESSION, 204]
+    assert answers[END_SESSION, 404]
