@@ -1,7 +1,10 @@
 """Runs migrations on the application's database; tests hand over an engine of their own."""
 
+import sys
+
 from alembic import context
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 import app.models  # noqa: F401  (fills the metadata)
@@ -20,8 +23,13 @@ def run_offline() -> None:
 def run_online() -> None:
     given: Engine | None = context.config.attributes.get("engine")
     engine = given or create_database_engine(load_settings())
-    with engine.connect() as connection:
-        migrate(connection)
+    try:
+        with engine.connect() as connection:
+            migrate(connection)
+    except OperationalError as error:
+        if given:
+            raise
+        sys.exit(f"The database does not answer: {str(error.orig).strip()}")
     if given is None:
         engine.dispose()
 

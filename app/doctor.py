@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, func, select
 
-from app.core.config import Settings, SettingsError, explain
+from app.core.config import NOT_UTF8, Settings, SettingsError, explain
 from app.core.keys import access_keys
 from app.core.passwords import available_cores, context
 from app.core.refusals import Refusal
@@ -47,9 +47,12 @@ def wrong(text: str) -> Finding:
 
 def examine(env_file: Path) -> int:
     """Print the configuration and every finding; 1 where something is wrong."""
-    findings = [*check_python(), *check_env_file(env_file)]
+    findings = [*check_python()]
     try:
+        findings += check_env_file(env_file)
         settings = Settings()
+    except UnicodeDecodeError:
+        findings.append(wrong(NOT_UTF8))
     except ValidationError as error:
         findings += [wrong(sentence) for sentence in explain(error)]
     else:
@@ -189,6 +192,9 @@ def check_database(settings: Settings) -> Iterator[Finding]:
             f"DATABASE_URL: the database does not answer ({cause(refusal)}); put there "
             "the address, user and password of one that runs."
         )
+    except SQLAlchemyError as error:
+        orig = " ".join(str(getattr(error, "orig", error)).split())
+        yield wrong(f"DATABASE_URL: it cannot be used ({orig}); put there a plain one.")
     finally:
         database.close()
 

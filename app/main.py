@@ -12,12 +12,12 @@ from app.api.boundary import Boundary
 from app.api.cors import Cors
 from app.api.csrf import SameOriginGate
 from app.api.envelope import Envelope
-from app.api.errors import install_error_handlers
+from app.api.errors import install_error_handlers, problems
 from app.api.openapi import describe
 from app.api.v1 import account, auth, oauth2, sessions
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
 from app.core.logs import configure_logging, logger
-from app.core.refusals import Refusal
+from app.core.refusals import Reason, Refusal
 from app.db.migrations import is_migrated
 from app.services.backend import Backend
 
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,  # our own pages: FastAPI's load scripts from elsewhere
         redoc_url=None,
+        responses=problems(Reason.INTERNAL_ERROR),
         redirect_slashes=False,  # a redirect would send a password on to the Host header's host
         generate_unique_id_function=operation_id,
         lifespan=lifespan,

@@ -2,13 +2,15 @@
 
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
 
 import uvicorn
 
-from app.core.config import Settings, load_settings
+from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
+from app.core.keys import access_keys
 from app.core.logs import configure_logging
 
 SHUTDOWN_SECONDS = 20  # for requests under way; longer than a statement may take
@@ -16,6 +18,10 @@ SHUTDOWN_SECONDS = 20  # for requests under way; longer than a statement may tak
 
 def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
     settings = load_settings()
+    try:
+        access_keys(settings)  # here, because worker processes that refuse would be started again
+    except SettingsError as error:
+        refuse_to_start(str(error))
     if settings.debug and not is_loopback(host):
         sys.exit(
             f"DEBUG=true serves this machine only, and {host} can be reached from others: "
@@ -24,6 +30,8 @@ def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
     refuse_taken_port(host, port)
     print_address(settings, host, port)
     configure_logging()
+    if workers:
+        os.environ["WEB_CONCURRENCY"] = str(workers)  # they share the cores
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plug-ins
     uvicorn.run(
         "app.main:app",

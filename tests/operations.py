@@ -28,7 +28,7 @@ class Operation(NamedTuple):
 
     @property
     def needs_login(self) -> bool:
-        return "security" in self.documented
+        return {} not in self.documented.get("security", [{}])
 
     @property
     def parameters(self) -> list[Json]:

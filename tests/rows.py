@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import event, update
+from sqlalchemy import Connection, Engine, delete, event, update
 from sqlmodel import Session, col, select
 
 from app.db.session import Database
@@ -41,6 +41,14 @@ def change_user(database: Database, email: str, **values: Any) -> None:
     database.run_write(lambda session: execute(session, changed))
 
 
+def change_password(session: Session, email: str, hashed_password: str) -> None:
+    """As every way to change it does, in one transaction: all logins of before end."""
+    user = session.exec(select(User).where(col(User.email) == email).with_for_update()).one()
+    user.hashed_password = hashed_password
+    session.flush()
+    execute(session, delete(Login).where(col(Login.user_id) == user.id))
+
+
 def execute(session: Session, statement: Any) -> None:
     session.connection().execute(statement)
 
@@ -50,12 +58,12 @@ def statements(database: Database) -> Iterator[list[str]]:
     """Collects what is sent to the database meanwhile, but for beginnings of transactions."""
     sent: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith("BEGIN"):
+    def note(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if connection.engine.url == database.engine.url and not statement.startswith("BEGIN"):
             sent.append(statement)
 
-    event.listen(database.engine, "before_cursor_execute", note)
+    event.listen(Engine, "before_cursor_execute", note)  # whichever engine it is that is asked
     try:
         yield sent
     finally:
-        event.remove(database.engine, "before_cursor_execute", note)
+        event.remove(Engine, "before_cursor_execute", note)

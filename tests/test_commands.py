@@ -137,23 +137,28 @@ def test_an_administrator_is_made_and_logs_in(
     assert me.json()["is_admin"] is True
 
 
-def test_an_administrator_needs_a_good_password_and_a_new_address(
+def test_an_administrator_needs_a_good_password(
     configured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     type_password(monkeypatch, "shortish")
     assert "15 characters" in last_words(["create-admin", ADA["email"]])
+
+
+def test_somebody_who_has_an_account_becomes_an_administrator_and_keeps_the_password(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     type_password(monkeypatch, ADA["password"])
     main(["create-admin", ADA["email"]])
-    type_password(monkeypatch, ADA["password"])
-    assert "already" in last_words(["create-admin", ADA["email"].upper()])
+    type_password(monkeypatch, "another password entirely")
+    main(["create-admin", ADA["email"].upper()])
+    assert "is an administrator now" in capsys.readouterr().out
 
 
 def test_an_address_that_is_none_is_refused_without_echoing_the_password(
     configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     type_password(monkeypatch, ADA["password"])
-    last_words(["create-admin", "nobody"])
-    said = capsys.readouterr().err
+    said = last_words(["create-admin", "nobody"]) + capsys.readouterr().err
     assert "email" in said
     assert ADA["password"] not in said
 

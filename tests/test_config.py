@@ -52,7 +52,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 # Wrong values
 
-KEY = "5f0c86e1b2d94a7f8c3e6b1d0a9f7e2c5f0c86e1b2d94a7f8c3e6b1d0a9f7e2c"
+KEY = "5f0c86e1b2d94a7f8c3e6b1d0a9f7e2c41d7a3960be85f2c7794e1d83a60bf25"
 SHORT_SECRETS = ["short", "x" * 31, "é" * 15]
 SAMPLE_SECRETS = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",

@@ -218,7 +218,7 @@ def test_a_refusal_by_the_settings_can_be_read_too(make_client: ClientFactory) -
     assert (answer.status_code, answer.json()["code"]) == (403, "registration_closed")
     assert_granted(answer)
     headers = {"Origin": FRONT_END, "Host": "elsewhere.example"}
-    answer = client.get("/health/live", headers=headers)
+    answer = client.get("/.well-known/jwks.json", headers=headers)
     assert answer.status_code == 421
     assert_granted(answer)
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
-from sqlmodel import Session, col, delete, select
+from sqlmodel import col, select
 
 from app.core.passwords import context
 from app.db.session import Database
@@ -31,6 +31,7 @@ from tests.conftest import make_settings, migrate, running_server
 from tests.jars import ACCESS_COOKIE, REFRESH_COOKIE, claims
 from tests.people import ADA
 from tests.postgres import fresh_database
+from tests.rows import change_password
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
@@ -292,14 +293,6 @@ def test_of_twenty_registrations_of_one_address_exactly_one_wins(service: Servic
 
 
 # A log-in against a change of the password
-
-
-def change_password(session: Session, email: str, hashed_password: str) -> None:
-    """As PUT /users/me/password and an operator do it: every login of before ends."""
-    user = session.exec(select(User).where(col(User.email) == email).with_for_update()).one()
-    user.hashed_password = hashed_password
-    session.flush()
-    session.connection().execute(delete(Login).where(col(Login.user_id) == user.id))
 
 
 def test_no_log_in_with_the_former_password_survives_its_change(service: Service) -> None:

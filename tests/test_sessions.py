@@ -419,9 +419,10 @@ def test_a_deleted_user_is_out_at_the_next_request(client: TestClient, database:
 def test_a_token_that_names_another_users_login_is_nobodys(client: TestClient) -> None:
     sign_up_and_in(client)
     bobs = sign_up_and_in(other_browser(client), BOB)
-    mixed = client.app.state.backend.tokens.issue_access(  # type: ignore[attr-defined]
-        UUID(bobs["user"]["id"]), UUID(claims(refresh_token(client))["sid"]), ClientId.BROWSER
-    )
+    adas_login = UUID(claims(refresh_token(client))["sid"])
+    tokens = client.app.state.backend.tokens  # type: ignore[attr-defined]
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    mixed, _ = tokens.issue_access(UUID(bobs["user"]["id"]), adas_login, ClientId.BROWSER, tomorrow)
     answer = other_browser(client).get("/api/v1/users/me", headers=bearer(mixed))
     assert refused_as(answer) == (401, "session_revoked")
 

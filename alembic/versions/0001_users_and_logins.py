@@ -46,10 +46,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name="fk_logins_user_id", ondelete="CASCADE"
         ),
-        sa.CheckConstraint("client_id IN ('browser', 'program')", name="ck_logins_client_id"),
-        sa.CheckConstraint("(witness_n IS NULL) = (witness_at IS NULL)", name="ck_logins_witness"),
+        sa.CheckConstraint("client_id IN ('browser', 'program')", name=op.f("ck_logins_client_id")),
         sa.CheckConstraint(
-            "(candidate_n IS NULL) = (candidate_at IS NULL)", name="ck_logins_candidate"
+            "(witness_n IS NULL) = (witness_at IS NULL)", name=op.f("ck_logins_witness")
+        ),
+        sa.CheckConstraint(
+            "(candidate_n IS NULL) = (candidate_at IS NULL)", name=op.f("ck_logins_candidate")
         ),
     )
     op.create_index("ix_logins_user_id", "logins", ["user_id"])

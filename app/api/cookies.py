@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.core.config import Settings
+from app.core.moments import seconds_until
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import ClientId, InvalidToken, RefreshToken
 from app.models.login import Login
@@ -33,15 +34,20 @@ def attributes(settings: Settings) -> dict[str, Any]:
     return {"path": "/", "secure": not settings.debug, "httponly": True, "samesite": "lax"}
 
 
-def set_cookies(response: Response, backend: Backend, login: Login) -> None:
+def set_cookies(response: Response, backend: Backend, login: Login) -> datetime:
+    """Says when the access token expires."""
     settings, tokens = backend.settings, backend.tokens
-    access = tokens.issue_access(login.user_id, login.id, ClientId.BROWSER)
+    access, access_expires_at = tokens.issue_access(
+        login.user_id, login.id, ClientId.BROWSER, login.expires_at
+    )
     refresh = tokens.issue_refresh(login.id, ClientId.BROWSER, login.last, login.expires_at)
-    lifetime = int(settings.access_lifetime.total_seconds())
-    remaining = int((login.expires_at - datetime.now(UTC)).total_seconds())
-    shared = attributes(settings)
-    response.set_cookie(access_cookie(settings), access, max_age=lifetime, **shared)
-    response.set_cookie(refresh_cookie(settings), refresh, max_age=remaining, **shared)
+    for name, token, expires_at in (
+        (access_cookie(settings), access, access_expires_at),
+        (refresh_cookie(settings), refresh, login.expires_at),
+    ):
+        shared = attributes(settings)
+        response.set_cookie(name, token, max_age=seconds_until(expires_at), **shared)
+    return access_expires_at
 
 
 def take_cookies(scope: Scope, settings: Settings) -> None:
@@ -55,7 +61,9 @@ def take_cookies(scope: Scope, settings: Settings) -> None:
     found: dict[str, str] = {}
     for header in Headers(scope=scope).getlist("cookie"):
         for pair in header.split(";"):
-            name, _, value = pair.strip().partition("=")
+            # Not strip(): to Python, some bytes that a browser takes for a letter are spaces, so a
+            # sibling host could plant "\xa0__Host-refresh", which no browser takes for ours.
+            name, _, value = pair.strip(" \t").partition("=")
             if name in names:
                 found[name] = value if found.get(name, value) == value else ""
     scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
@@ -70,10 +78,10 @@ def presented_refresh_token(request: Request, backend: Backend) -> RefreshToken:
         raise Refusal(Reason.NOT_AUTHENTICATED) from None
 
 
-def presented_logins(request: Request, backend: Backend) -> set[UUID]:
-    """The logins that this request's cookies belong to, expired or not."""
-    cookies = (request.state.refresh_cookie, request.state.access_cookie)
-    found = (backend.tokens.login_of(cookie) for cookie in cookies if cookie)
+def presented_logins(request: Request, backend: Backend, *others: str | None) -> set[UUID]:
+    """The logins that this request's cookies, and `others`, belong to, expired or not."""
+    tokens = {request.state.refresh_cookie, request.state.access_cookie, *others}
+    found = (backend.tokens.login_of(token) for token in tokens if token)
     return {login_id for login_id in found if login_id}
 
 

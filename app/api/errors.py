@@ -92,7 +92,8 @@ PROBLEMS = {
     Reason.PASSWORD_TOO_SHORT: Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "Password too short",
-        "This password is too short. Several unrelated words make a good one.",
+        "This password has fewer than `min_length` characters. Several unrelated words make a "
+        "good one.",
     ),
     Reason.PREFLIGHT_REFUSED: Problem(
         HTTPStatus.BAD_REQUEST,
@@ -187,7 +188,8 @@ def install_error_handlers(app: FastAPI) -> None:
 async def answer_refusal(request: Request, refusal: Exception) -> JSONResponse:
     assert isinstance(refusal, Refusal)
     note_refusal(request, refusal)
-    return answer(request, refusal.reason, headers=challenge(request, refusal.reason))
+    headers = challenge(request, refusal.reason)
+    return answer(request, refusal.reason, headers=headers, **refusal.members)
 
 
 def note_refusal(request: Request, refusal: Refusal) -> None:
@@ -262,33 +264,37 @@ def printable(part: str | int) -> str | int:
 
 RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 
-# What can happen to every request that changes something, and to every one with a body.
-UNSAFE = (Reason.CROSS_ORIGIN, Reason.DATABASE_UNAVAILABLE)
+# What can happen to every request that asks the database, that changes something, and so on.
+DATABASE = (Reason.BUSY, Reason.DATABASE_UNAVAILABLE, Reason.NOT_READY)
+UNSAFE = (Reason.CROSS_ORIGIN, *DATABASE)
 WITH_BODY = (*UNSAFE, Reason.BAD_REQUEST, Reason.CONTENT_TOO_LARGE, Reason.VALIDATION_FAILED)
 AUTHENTICATED = (Reason.NOT_AUTHENTICATED, Reason.SESSION_EXPIRED, Reason.SESSION_REVOKED)
 
 
 def problems(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
-    """What an operation's documentation says about these refusals, an example for each."""
+    """What an operation's documentation says about these refusals, an example for each.
+
+    app/api/openapi.py adds the schemas.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
     for reason in reasons:
         problem = PROBLEMS[reason]
-        model = ValidationProblem if reason is Reason.VALIDATION_FAILED else ProblemDetails
         example = problem_body(reason, "3f2a9c51d07b4e6f")
-        if model is ValidationProblem:
+        if reason is Reason.VALIDATION_FAILED:
             missing = {"loc": ["body", "email"], "msg": "Field required", "type": "missing"}
             example |= {"errors": [missing]}
+        if reason is Reason.PASSWORD_TOO_SHORT:
+            example |= {"min_length": 15}
         response = responses.setdefault(
             int(problem.status),
             {
                 "description": "",
-                "content": {"application/problem+json": {"schema": {}, "examples": {}}},
+                "content": {"application/problem+json": {"examples": {}}},
             },
         )
         titles = [*filter(None, response["description"].split(" · ")), problem.title]
         response["description"] = " · ".join(titles)
         media = response["content"]["application/problem+json"]
-        media["schema"] = {"$ref": f"#/components/schemas/{model.__name__}"}
         media["examples"][reason.value] = {"summary": problem.title, "value": example}
         if problem.retry_after is not None:
             response["headers"] = RETRY_AFTER

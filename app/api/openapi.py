@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from app.api.errors import ProblemDetails, ValidationProblem
 from app.core.config import Settings
-from app.core.passwords import SHORTEST_PASSWORD
 from app.core.refusals import Reason
+from app.models.user import UserCreate
 
 SCHEMA = "#/components/schemas/{model}"
 NEVER_SENT = ("HTTPValidationError", "ValidationError")
@@ -33,8 +33,8 @@ def describe(app: FastAPI, settings: Settings) -> Json:
             correct_responses(operation["responses"])
         for name in NEVER_SENT:
             schemas.pop(name, None)
-        for schema in schemas.values():
-            describe_passwords(schema.get("properties", {}), settings.password_min_length)
+        new_password = schemas[UserCreate.__name__]["properties"]["password"]
+        new_password["minLength"] = settings.password_min_length
         if not settings.enable_token_endpoint:  # then there is no flow to offer
             schemes: Json = document["components"]["securitySchemes"]
             schemes |= {name: {"type": "http", "scheme": "bearer"} for name in schemes}
@@ -77,12 +77,3 @@ def correct_responses(responses: Json) -> None:
 def schema_of(reason: str) -> str:
     model = ValidationProblem if reason == Reason.VALIDATION_FAILED else ProblemDetails
     return model.__name__
-
-
-def describe_passwords(properties: Json, shortest: int) -> None:
-    """`format` hides them in forms, and `writeOnly` says that no answer holds them."""
-    for name, field in properties.items():
-        if name.endswith("password"):
-            field |= {"format": "password", "writeOnly": True}
-            if field.get("minLength") == SHORTEST_PASSWORD:  # a new one, not one to compare
-                field["minLength"] = shortest

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
@@ -56,9 +57,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         description="sqlite:///./app.db or postgresql://user:password@host/database"
     )
-    database_pool_size: int = Field(
-        8, ge=1, le=200, description="connections of one process, a whole number from 1 to 200"
-    )
+    database_pool_size: int = Field(8, ge=1, le=200, description="a whole number from 1 to 200")
     debug: bool = Field(False, description="true on a laptop, false everywhere else")
 
     backend_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -140,7 +139,7 @@ class Settings(BaseSettings):
             raise ValueError("it is shorter than 32 bytes")
         if hashlib.sha256(secret.encode()).hexdigest() in PUBLISHED_SECRETS:
             raise ValueError("it stands in a public tutorial")
-        if len(set(secret)) < 8 or any(word in secret.lower() for word in PLACEHOLDER_WORDS):
+        if is_sample(secret):
             raise ValueError("it looks like a sample, not like random characters")
         return value
 
@@ -153,8 +152,18 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_url(cls, value: SecretStr) -> SecretStr:
         url = read_database_url(value.get_secret_value())
-        if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-            raise ValueError("SQLite in memory would forget everybody at each restart")
+        if url.get_backend_name() == "sqlite":
+            if url.database in (None, "", ":memory:"):
+                raise ValueError("SQLite in memory would forget everybody at each restart")
+            if url.query:
+                raise ValueError("SQLite takes nothing after a question mark here")
+        return value
+
+    @field_validator("signing_key_file", "verification_key_files")
+    @classmethod
+    def _check_paths(cls, value: Path | tuple[Path, ...] | None) -> object:
+        if "-----" in str(value):
+            raise ValueError("it holds a key itself")
         return value
 
     @field_validator("backend_cors_origins")
@@ -186,7 +195,9 @@ class Settings(BaseSettings):
                 "ACCESS_TOKEN_EXPIRE_MINUTES: put there less than REFRESH_TOKEN_EXPIRE_DAYS"
             )
         longest = self.access_lifetime.total_seconds() / 4
-        if self.refresh_grace_seconds is not None and self.refresh_grace_seconds > longest:
+        if self.refresh_grace_seconds and self.refresh_grace_seconds < 0.1:
+            raise ValueError("REFRESH_GRACE_SECONDS: put there 0.1 or more, or 0 for strict use")
+        if self.refresh_grace_seconds and self.refresh_grace_seconds > longest:
             raise ValueError(
                 f"REFRESH_GRACE_SECONDS: put there at most {longest:g}, a quarter of the access "
                 "lifetime, so that a stolen token cannot hide in the grace period"
@@ -233,6 +244,17 @@ class Settings(BaseSettings):
         return self.debug if self.enable_docs is None else self.enable_docs
 
 
+def is_sample(secret: str) -> bool:
+    """Few different characters, a text that repeats itself or counts up, or a word of samples."""
+    steps = [ord(after) - ord(before) for before, after in pairwise(secret)]
+    return (
+        len(set(secret)) < 8
+        or secret in (secret + secret)[1:-1]
+        or steps.count(1) > len(steps) / 2
+        or any(word in secret.lower() for word in PLACEHOLDER_WORDS)
+    )
+
+
 def read_database_url(text: str) -> URL:
     """`postgres://` and `postgresql://` mean psycopg2 here, which SQLAlchemy 2.1 no longer assumes.
 
@@ -242,11 +264,16 @@ def read_database_url(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):  # whose message may quote the password
         raise ValueError("it is not a database URL") from None
+    if "@" in (url.host or ""):
+        raise ValueError("an @ in the password is written %40")
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg2"):
         return url.set(drivername="postgresql+psycopg2")
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
         return url
     raise ValueError(f"{url.drivername} is not supported")
+
+
+NOT_UTF8 = ".env is not UTF-8: save it as UTF-8 (PowerShell: Set-Content -Encoding utf8)."
 
 
 class SettingsError(Exception):
@@ -259,6 +286,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         refuse_to_start(*explain(error))
+    except UnicodeDecodeError:
+        refuse_to_start(NOT_UTF8)
 
 
 def refuse_to_start(*sentences: str) -> NoReturn:

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from app.core.config import Algorithm, Settings, SettingsError
 
+LARGEST_KEY = 16 * 1024  # bytes
+
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
@@ -103,7 +105,8 @@ def read_public_key(path: Path, algorithm: Algorithm) -> PublicKey:
 
 def read_file(path: Path, setting: str) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(LARGEST_KEY)
     except OSError as error:
         raise SettingsError(
             f"{setting} is wrong ({path}: {error.strerror}): put there a file that this process "

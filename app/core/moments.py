@@ -10,5 +10,10 @@ def to_microseconds(moment: datetime) -> int:
     return (moment - EPOCH) // MICROSECOND
 
 
+def seconds_until(moment: datetime) -> int:
+    """Rounded up: Max-Age and expires_in count whole seconds."""
+    return -((datetime.now(UTC) - moment) // timedelta(seconds=1))
+
+
 def from_microseconds(microseconds: int) -> datetime:
     return EPOCH + microseconds * MICROSECOND

@@ -10,6 +10,7 @@ import os
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 from passlib.context import CryptContext
@@ -39,8 +40,6 @@ context = CryptContext(
     argon2__time_cost=2,
     argon2__parallelism=1,
 )
-# What a password is compared with where there is no account. Nothing hashes to it.
-NOBODYS_HASH = context.hash(os.urandom(32))
 
 
 class Verification(NamedTuple):
@@ -52,7 +51,7 @@ class Passwords:
     """Hashes on threads of its own: `threads` at a time, at most `queue` more waiting."""
 
     def __init__(self, threads: int | None, queue: int) -> None:
-        threads = threads or available_cores()
+        threads = threads or share_of_cores()
         self._executor = ThreadPoolExecutor(threads, "hashing")
         self._room = threads + queue  # only ever touched on the event loop
 
@@ -85,11 +84,21 @@ class Passwords:
 def verify(password: str, stored: str | None) -> Verification:
     try:
         if stored is not None and context.identify(stored):
-            return Verification(*context.verify_and_update(as_hashed(password, stored), stored))
+            if not context.verify(as_hashed(password, stored), stored):
+                return Verification(False)
+            if context.needs_update(stored):
+                return Verification(True, context.hash(normalise(password)))
+            return Verification(True)
     except ValueError:  # a damaged hash, or a NUL that bcrypt does not take
         pass
-    context.verify(normalise(password), NOBODYS_HASH)
+    context.verify(normalise(password), nobodys_hash())
     return Verification(False)
+
+
+@cache
+def nobodys_hash() -> str:
+    """What a password is compared with where there is no account. No password fits."""
+    return str(context.hash(os.urandom(32)))
 
 
 def as_hashed(password: str, stored: str) -> str | bytes:
@@ -116,9 +125,15 @@ def check_new_password(password: str, shortest: int) -> None:
     Raises Refusal(PASSWORD_TOO_SHORT) or Refusal(PASSWORD_TOO_COMMON).
     """
     if len(normalise(password)) < shortest:
-        raise Refusal(Reason.PASSWORD_TOO_SHORT)
+        raise Refusal(Reason.PASSWORD_TOO_SHORT, min_length=shortest)
     if is_common(password):
         raise Refusal(Reason.PASSWORD_TOO_COMMON)
+
+
+def share_of_cores() -> int:
+    """WEB_CONCURRENCY says how many processes share them; uvicorn obeys it, too."""
+    processes = os.environ.get("WEB_CONCURRENCY", "")
+    return max(1, available_cores() // max(1, int(processes) if processes.isdecimal() else 1))
 
 
 def available_cores() -> int:

@@ -1,6 +1,7 @@
 """Why the service says no: raised by the services, turned into HTTP by app/api/errors.py."""
 
 from enum import StrEnum, auto
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -37,6 +38,8 @@ class Reason(StrEnum):
 class Refusal(Exception):
     """An expected no. Whatever must stay (a revocation) was committed before this is raised."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, **members: Any) -> None:
+        """members: what the answer says besides (RFC 9457, 3.2)."""
         super().__init__(reason)
         self.reason = reason
+        self.members = members

@@ -2,7 +2,7 @@
 
 import re
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -55,18 +55,22 @@ class Tokens:
         self._audience = settings.audience
         self._access_lifetime = int(settings.access_lifetime.total_seconds())
 
-    def issue_access(self, user_id: UUID, login_id: UUID, client_id: ClientId) -> str:
-        """RFC 9068. It lives for ACCESS_TOKEN_EXPIRE_MINUTES."""
+    def issue_access(
+        self, user_id: UUID, login_id: UUID, client_id: ClientId, login_ends_at: datetime
+    ) -> tuple[str, datetime]:
+        """RFC 9068, and when it expires: it never outlives its login."""
         now = int(time.time())
+        expires_at = min(now + self._access_lifetime, int(login_ends_at.timestamp()))
         claims = {
             "sub": str(user_id),
             "client_id": client_id,
             "sid": str(login_id),
             "iat": now,
-            "exp": now + self._access_lifetime,
+            "exp": expires_at,
             "jti": new_id().hex,
         }
-        return self._sign(self.access_keys, "at+jwt", claims)
+        token = self._sign(self.access_keys, "at+jwt", claims)
+        return token, datetime.fromtimestamp(expires_at, UTC)
 
     def read_access(self, token: str) -> AccessToken:
         """Raises InvalidToken."""

@@ -6,15 +6,21 @@ before it could commit), so it touches nothing but its session.
 """
 
 import asyncio
-import time
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
@@ -30,11 +36,13 @@ Work = Callable[Concatenate[Session, P], T]
 
 
 class Database:
-    """One connection a thread. Raises Refusal(DATABASE_UNAVAILABLE) for every passing fault."""
+    """A thread uses one connection at a time. Passing faults are Refusal(DATABASE_UNAVAILABLE)."""
 
     def __init__(self, settings: Settings) -> None:
+        # Two engines, because switching one connection between autocommit and transactions costs
+        # time, and loses its place in the pool when the connection breaks just then.
         self.engine = create_database_engine(settings)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._read_engine = create_database_engine(settings, isolation_level="AUTOCOMMIT")
         self._threads = ThreadPoolExecutor(settings.database_pool_size, "database")
         # SQLite has one writer, and its way of waiting is to sleep and look again.
         self._writer = Lock() if self.engine.dialect.name == "sqlite" else None
@@ -49,7 +57,7 @@ class Database:
 
     def run_read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def attempt() -> T:
-            with Session(self._autocommit, expire_on_commit=False) as session:
+            with Session(self._read_engine, expire_on_commit=False) as session:
                 return work(session, *args, **kwargs)
 
         return retried_once(attempt)
@@ -65,20 +73,24 @@ class Database:
         return retried_once(attempt)
 
     def close(self) -> None:
-        self._threads.shutdown()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._read_engine.dispose()
         self.engine.dispose()
 
     async def _on_thread(self, run: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        deadline = time.monotonic() + PATIENCE
-
-        def when_a_thread_is_free() -> T:
-            if time.monotonic() > deadline:
-                raise Refusal(Reason.BUSY)
-            return run(*args, **kwargs)
-
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, when_a_thread_is_free
-        )
+        """A database that has frozen keeps its threads, and nobody waits for them for ever."""
+        job = self._threads.submit(run, *args, **kwargs)
+        future = asyncio.wrap_future(job)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            if job.cancel():  # no thread had begun it
+                raise Refusal(Reason.BUSY) from None
+        try:
+            return await asyncio.wait_for(future, SLOWEST_STATEMENT)
+        except TimeoutError as error:  # it may yet happen, as when an answer is lost on the way
+            raise Refusal(Reason.DATABASE_UNAVAILABLE) from error
 
     @contextmanager
     def _turn_to_write(self) -> Iterator[None]:
@@ -116,7 +128,8 @@ def retried_once(attempt: Callable[[], T]) -> T:
     except DBAPIError as error:
         if lacks_migration(error):
             raise Refusal(Reason.NOT_READY) from error
-        if isinstance(error, OperationalError | InterfaceError | InternalError):
+        passing = isinstance(error, OperationalError | InterfaceError | InternalError)
+        if passing or type(error) is DatabaseError:  # SQLite: the file is damaged
             raise Refusal(Reason.DATABASE_UNAVAILABLE) from error
         raise
     except (PoolTimeout, OutcomeUnknown) as error:
@@ -129,8 +142,9 @@ def lacks_migration(error: DBAPIError) -> bool:
     return undefined or str(error.orig).startswith(("no such table", "no such column"))
 
 
-def create_database_engine(settings: Settings) -> Engine:
+def create_database_engine(settings: Settings, **more: Any) -> Engine:
     options: dict[str, Any] = {
+        **more,
         "pool_size": settings.database_pool_size,
         "max_overflow": 0,
         "pool_timeout": PATIENCE,
@@ -139,19 +153,32 @@ def create_database_engine(settings: Settings) -> Engine:
     url = settings.database
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, connect_args={"timeout": PATIENCE}, **options)
+        event.listen(engine, "do_connect", create_private_file)
         event.listen(engine, "connect", prepare_sqlite)
-        event.listen(engine, "begin", begin_immediate)
+        if "isolation_level" not in more:
+            event.listen(engine, "begin", begin_immediate)
         return engine
     return create_engine(
         url,
         connect_args={
             "connect_timeout": PATIENCE,
             "application_name": "fastapi-auth",
+            # A connection whose other end is gone is found out within seconds.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,  # milliseconds
             "options": f"-c lock_timeout={PATIENCE}s -c statement_timeout={SLOWEST_STATEMENT}s"
             f" -c idle_in_transaction_session_timeout={SLOWEST_STATEMENT}s -c timezone=UTC",
         },
         **options,
     )
+
+
+def create_private_file(_dialect: object, _record: object, arguments: Any, _: object) -> None:
+    """The file holds addresses and password hashes; SQLite would let every user read it."""
+    with suppress(OSError):  # it is there, or SQLite itself says what is wrong with the path
+        os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def prepare_sqlite(connection: Any, _: object) -> None:

@@ -21,6 +21,7 @@ from app.models.user import (
     EXAMPLE_PASSWORD,
     LONGEST_EMAIL,
     EmailAddress,
+    Password,
     UserPublic,
 )
 
@@ -82,7 +83,7 @@ class Credentials(Input):
     email: EmailAddress = Field(
         max_length=LONGEST_EMAIL, schema_extra={"examples": [EXAMPLE_EMAIL]}
     )
-    password: str = Field(
+    password: Password = Field(
         min_length=1,
         max_length=LONGEST_PASSWORD,
         schema_extra={"examples": [EXAMPLE_PASSWORD]},
@@ -109,10 +110,10 @@ class SessionTimes(SQLModel):
     expires_at: datetime = Field(description="It ends then, however often it refreshes.")
 
     @classmethod
-    def of(cls, login: Login, settings: Settings) -> Self:
+    def of(cls, login: Login, access_expires_at: datetime, settings: Settings) -> Self:
         return cls(
             id=login.id,
-            access_expires_at=login.last_used_at + settings.access_lifetime,
+            access_expires_at=access_expires_at,
             idle_expires_at=min(login.last_used_at + settings.idle_lifetime, login.expires_at),
             expires_at=login.expires_at,
         )

@@ -29,19 +29,20 @@ def canonical_email(address: str) -> str:
     """
     try:
         checked = validate_email(address.strip(), check_deliverability=False)
+        canonical = unicodedata.normalize("NFC", checked.normalized.lower())
+        validate_email(canonical, check_deliverability=False)  # some letters grow in lower case
     except EmailNotValidError:
         raise ValueError("must be an email address, such as ada@example.com") from None
-    canonical = unicodedata.normalize("NFC", checked.normalized.lower())
-    if len(canonical) > LONGEST_EMAIL:  # some letters are longer in lower case
-        raise ValueError(f"must have at most {LONGEST_EMAIL} characters")
     return canonical
 
 
-def without_control_characters(text: str) -> str:
+def without_control_characters(text: str | None) -> str | None:
     """No NUL, which PostgreSQL cannot store, no line breaks, no lone surrogates. Trimmed."""
+    if text is None:
+        return None
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise ValueError("must not hold control characters")
-    return text.strip()
+    return text.strip() or None
 
 
 EmailAddress = Annotated[
@@ -49,14 +50,25 @@ EmailAddress = Annotated[
     AfterValidator(canonical_email),
     WithJsonSchema({"type": "string", "format": "email", "maxLength": LONGEST_EMAIL}),
 ]
-FullName = Annotated[str, AfterValidator(without_control_characters)]
+FullName = Annotated[str | None, AfterValidator(without_control_characters)]
+
+# `format` hides it in forms, and `writeOnly` says that no answer holds it.
+PASSWORD_SCHEMA = {
+    "type": "string",
+    "format": "password",
+    "writeOnly": True,
+    "minLength": 1,
+    "maxLength": LONGEST_PASSWORD,
+}
+Password = Annotated[str, WithJsonSchema(PASSWORD_SCHEMA)]
+NewPassword = Annotated[str, WithJsonSchema(PASSWORD_SCHEMA | {"minLength": SHORTEST_PASSWORD})]
 
 
 class UserBase(SQLModel):
     email: EmailAddress = Field(
         max_length=LONGEST_EMAIL, schema_extra={"examples": [EXAMPLE_EMAIL]}
     )
-    full_name: FullName | None = Field(
+    full_name: FullName = Field(
         default=None, max_length=200, schema_extra={"examples": ["Ada Lovelace"]}
     )
 
@@ -74,10 +86,8 @@ class User(UserBase, table=True):
 
 class UserCreate(UserBase, Input):
     # PASSWORD_MIN_LENGTH and the list of common passwords are checked in the service.
-    password: str = Field(
-        min_length=SHORTEST_PASSWORD,
-        max_length=LONGEST_PASSWORD,
-        schema_extra={"examples": [EXAMPLE_PASSWORD]},
+    password: NewPassword = Field(
+        max_length=LONGEST_PASSWORD, schema_extra={"examples": [EXAMPLE_PASSWORD]}
     )
 
 

@@ -1,5 +1,7 @@
 """Accounts: sign up, and find out who somebody is by their password."""
 
+from uuid import UUID
+
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
@@ -34,6 +36,22 @@ async def create_user(backend: Backend, new_user: UserCreate, *, is_admin: bool 
     return user
 
 
+async def promote(backend: Backend, email: str) -> bool:
+    """Make the account with this address an administrator; False where there is none."""
+    user_id = await backend.database.write(set_admin, email)
+    if user_id:
+        log_event("user_promoted", user_id=user_id)
+    return user_id is not None
+
+
+def set_admin(session: Session, email: str) -> UUID | None:
+    user = find_by_email(session, email)
+    if user is None:
+        return None
+    user.is_admin = True
+    return user.id
+
+
 def insert_user(session: Session, user: User) -> None:
     """The unique constraint decides, so that of two at the same time exactly one wins."""
     session.add(user)
@@ -55,9 +73,10 @@ async def authenticate(backend: Backend, email: str, password: str) -> User:
     if user is None or not verification.correct or not user.is_active:
         log_event("login_failed", user_id=user.id if user else None)
         raise Refusal(Reason.INVALID_CREDENTIALS)
-    if verification.replacement:
-        await backend.database.write(replace_hash, user, verification.replacement)
-        user.hashed_password = verification.replacement
+    if replacement := verification.replacement:
+        if not await backend.database.write(replace_hash, user, replacement):
+            return await authenticate(backend, email, password)  # it changed meanwhile: look again
+        user.hashed_password = replacement
     return user
 
 
@@ -65,7 +84,8 @@ def find_by_email(session: Session, email: str) -> User | None:
     return session.exec(select(User).where(col(User.email) == email)).first()
 
 
-def replace_hash(session: Session, user: User, replacement: str) -> None:
-    """Unless the password was changed meanwhile: then the change stands, and this log-in fails."""
+def replace_hash(session: Session, user: User, replacement: str) -> bool:
+    """Not where the password was changed, or its hash replaced, meanwhile: then that stands."""
     unchanged = (col(User.id) == user.id, col(User.hashed_password) == user.hashed_password)
-    session.execute(update(User).where(*unchanged).values(hashed_password=replacement))
+    replaced = update(User).where(*unchanged).values(hashed_password=replacement)
+    return session.connection().execute(replaced).rowcount == 1

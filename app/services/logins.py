@@ -1,5 +1,6 @@
 """Logins: start, refresh, end. A login is a row, and ending it deletes the row."""
 
+import logging
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from app.core.config import Settings
 from app.core.logs import log_event
-from app.core.moments import to_microseconds
+from app.core.moments import MICROSECOND, to_microseconds
 from app.core.refusals import Reason, Refusal
 from app.core.rotation import Verdict, judge
 from app.core.tokens import AccessToken, ClientId, RefreshToken
@@ -89,14 +90,25 @@ async def refresh(
     outcome = await backend.database.write(rotate, token, backend.settings, received_at)
     if isinstance(outcome, Login):
         return outcome
-    log_event(outcome, login_id=token.login_id)
-    raise Refusal(outcome)
+    stolen = outcome.reason is Reason.TOKEN_REUSED
+    log_event(
+        outcome.reason,
+        logging.WARNING if stolen else logging.INFO,
+        user_id=outcome.user_id,
+        login_id=token.login_id,
+    )
+    raise Refusal(outcome.reason)
+
+
+class Refused(NamedTuple):
+    reason: Reason
+    user_id: UUID | None = None
 
 
 def rotate(
     session: Session, token: RefreshToken, settings: Settings, received_at: float
-) -> Login | Reason:
-    """A reason is returned, not raised, so that the end of a stolen login is committed."""
+) -> Login | Refused:
+    """Refused is returned, not raised, so that the end of a stolen login is committed."""
     locked = (
         select(Login, User.is_active)
         .join(User)
@@ -105,24 +117,23 @@ def rotate(
     )
     row = session.exec(locked).first()
     # A token that waited says when it was presented no longer: stale work is not evidence.
-    grace = settings.grace.total_seconds()
-    if grace and time.monotonic() - received_at > grace / 3:
+    if settings.grace and time.monotonic() - received_at > settings.grace.total_seconds() / 3:
         raise Refusal(Reason.BUSY)
     if row is None:
-        return Reason.SESSION_REVOKED
+        return Refused(Reason.SESSION_REVOKED)
     login, is_active = row
 
     now = datetime.now(UTC)
     verdict, lineage = judge(
-        login.lineage, token.n, clock=to_microseconds(now), grace=int(grace * 1_000_000)
+        login.lineage, token.n, clock=to_microseconds(now), grace=settings.grace // MICROSECOND
     )
     if verdict is Verdict.THEFT:
         session.delete(login)
-        return Reason.TOKEN_REUSED
+        return Refused(Reason.TOKEN_REUSED, login.user_id)
     if not is_active:
-        return Reason.SESSION_REVOKED
+        return Refused(Reason.SESSION_REVOKED, login.user_id)
     if login.has_expired(now, settings.idle_lifetime):
-        return Reason.SESSION_EXPIRED
+        return Refused(Reason.SESSION_EXPIRED, login.user_id)
     login.lineage = lineage
     return login
 

@@ -3,8 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.dependencies import CurrentUser
-from app.api.errors import AUTHENTICATED, problems
-from app.core.refusals import Reason
+from app.api.errors import AUTHENTICATED, DATABASE, problems
 from app.models.user import User, UserPublic
 
 router = APIRouter(prefix="/users/me", tags=["account"])
@@ -13,7 +12,7 @@ router = APIRouter(prefix="/users/me", tags=["account"])
 @router.get(
     "",
     response_model=UserPublic,
-    responses=problems(*AUTHENTICATED, Reason.DATABASE_UNAVAILABLE),
+    responses=problems(*AUTHENTICATED, *DATABASE),
 )
 async def read_me(user: CurrentUser) -> User:
     """Who am I?"""

@@ -1,9 +1,11 @@
 """The compact auth router: sign up, log in, refresh and log out, with cookies."""
 
-from fastapi import APIRouter, Request, Response, status
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response, status
 
 from app.api.cookies import clear_cookies, presented_logins, presented_refresh_token, set_cookies
-from app.api.dependencies import BackendDep, ClientDep
+from app.api.dependencies import BackendDep, ClientDep, access_token_scheme
 from app.api.errors import UNSAFE, WITH_BODY, problems
 from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
@@ -24,7 +26,6 @@ router = APIRouter(prefix="/auth", tags=["auth"], route_class=StrictJsonRoute)
         Reason.EMAIL_TAKEN,
         Reason.PASSWORD_TOO_SHORT,
         Reason.PASSWORD_TOO_COMMON,
-        Reason.BUSY,
         *WITH_BODY,
     ),
 )
@@ -37,7 +38,7 @@ async def register(new_user: UserCreate, backend: BackendDep) -> User:
     return await accounts.register(backend, new_user)
 
 
-@router.post("/login", responses=problems(Reason.INVALID_CREDENTIALS, Reason.BUSY, *WITH_BODY))
+@router.post("/login", responses=problems(Reason.INVALID_CREDENTIALS, *WITH_BODY))
 async def login(
     credentials: Credentials,
     request: Request,
@@ -53,10 +54,10 @@ async def login(
     user = await accounts.authenticate(backend, credentials.email, credentials.password)
     brought = presented_logins(request, backend)
     started = await logins.start(backend, user, client, ClientId.BROWSER, replacing=brought)
-    set_cookies(response, backend, started)
+    access_expires_at = set_cookies(response, backend, started)
     return SessionStarted(
         user=UserPublic.model_validate(user),
-        session=SessionTimes.of(started, backend.settings),
+        session=SessionTimes.of(started, access_expires_at, backend.settings),
     )
 
 
@@ -67,7 +68,6 @@ async def login(
         Reason.SESSION_EXPIRED,
         Reason.SESSION_REVOKED,
         Reason.TOKEN_REUSED,
-        Reason.BUSY,
         *UNSAFE,
     ),
 )
@@ -80,20 +80,27 @@ async def refresh(request: Request, response: Response, backend: BackendDep) -> 
     """
     token = presented_refresh_token(request, backend)
     refreshed = await logins.refresh(backend, token, ClientId.BROWSER, request.state.received_at)
-    set_cookies(response, backend, refreshed)
-    return SessionRefreshed(session=SessionTimes.of(refreshed, backend.settings))
+    access_expires_at = set_cookies(response, backend, refreshed)
+    session = SessionTimes.of(refreshed, access_expires_at, backend.settings)
+    return SessionRefreshed(session=session)
 
 
 @router.post(
     "/logout",
     status_code=status.HTTP_204_NO_CONTENT,
     response_class=Response,
+    openapi_extra={"security": [{}]},  # nobody has to be logged in for it
     responses=problems(*UNSAFE),
 )
-async def logout(request: Request, response: Response, backend: BackendDep) -> None:
-    """Log out: the session ends at once, its tokens are void, its cookies are cleared.
+async def logout(
+    request: Request,
+    response: Response,
+    backend: BackendDep,
+    access_token: Annotated[str | None, Depends(access_token_scheme)],
+) -> None:
+    """Log out. The session ends at once, its tokens are void, its cookies are cleared.
 
-    It succeeds whatever state the cookies are in. Programs use `/auth/revoke`.
+    It succeeds whatever state the cookies, or the Bearer token, are in.
     """
-    await logins.end(backend, presented_logins(request, backend))
+    await logins.end(backend, presented_logins(request, backend, access_token))
     clear_cookies(response, backend.settings)

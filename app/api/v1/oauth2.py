@@ -12,11 +12,18 @@ from starlette.exceptions import HTTPException
 
 from app.api.dependencies import BackendDep, ClientDep
 from app.api.errors import PROBLEMS, RETRY_AFTER, note_refusal, problems
+from app.core.moments import seconds_until
 from app.core.passwords import LONGEST_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import LONGEST_TOKEN, ClientId, InvalidToken
 from app.models.login import Login, TokenPair
-from app.models.user import EXAMPLE_EMAIL, EXAMPLE_PASSWORD, LONGEST_EMAIL, canonical_email
+from app.models.user import (
+    EXAMPLE_EMAIL,
+    EXAMPLE_PASSWORD,
+    LONGEST_EMAIL,
+    Password,
+    canonical_email,
+)
 from app.services import accounts, logins
 from app.services.backend import Backend
 from app.services.logins import Client
@@ -47,13 +54,16 @@ class OAuth2Route(APIRoute):
             try:
                 return await handle(request)
             except OAuth2Error as error:
+                request.state.code = error.error
                 return oauth2_answer(error.error, error.description)
             except RequestValidationError:
+                request.state.code = Reason.VALIDATION_FAILED
                 return oauth2_answer("invalid_request", "A parameter has a wrong form.")
             except HTTPException as error:
-                return oauth2_answer(
-                    "invalid_request", "The form could not be read.", error.status_code
-                )
+                if error.status_code == 413:
+                    raise
+                request.state.code = Reason.BAD_REQUEST
+                return oauth2_answer("invalid_request", "The form could not be read.")
             except Refusal as refusal:
                 return answer_refusal(request, refusal)
 
@@ -102,12 +112,7 @@ async def token(
         Form(description="The email address", max_length=LONGEST_EMAIL, examples=[EXAMPLE_EMAIL]),
     ] = "",
     password: Annotated[
-        str,
-        Form(
-            max_length=LONGEST_PASSWORD,
-            examples=[EXAMPLE_PASSWORD],
-            json_schema_extra={"format": "password"},
-        ),
+        Password, Form(max_length=LONGEST_PASSWORD, examples=[EXAMPLE_PASSWORD])
     ] = "",
     refresh_token: Annotated[
         str, Form(description="For `refresh_token`", max_length=LONGEST_TOKEN)
@@ -162,9 +167,12 @@ async def refresh_grant(backend: Backend, refresh_token: str, received_at: float
 
 def token_pair(backend: Backend, login: Login) -> TokenPair:
     tokens = backend.tokens
+    access_token, expires_at = tokens.issue_access(
+        login.user_id, login.id, ClientId.PROGRAM, login.expires_at
+    )
     return TokenPair(
-        access_token=tokens.issue_access(login.user_id, login.id, ClientId.PROGRAM),
-        expires_in=int(backend.settings.access_lifetime.total_seconds()),
+        access_token=access_token,
+        expires_in=seconds_until(expires_at),
         refresh_token=tokens.issue_refresh(
             login.id, ClientId.PROGRAM, login.last, login.expires_at
         ),

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response, status
 
 from app.api.cookies import clear_cookies
 from app.api.dependencies import BackendDep, CurrentLogin
-from app.api.errors import AUTHENTICATED, UNSAFE, problems
+from app.api.errors import AUTHENTICATED, DATABASE, UNSAFE, problems
 from app.core.refusals import Reason
 from app.core.tokens import ClientId
 from app.models.login import SessionPublic
@@ -17,7 +17,7 @@ from app.services.logins import Current
 router = APIRouter(prefix="/users/me/sessions", tags=["sessions"])
 
 
-@router.get("", responses=problems(*AUTHENTICATED, Reason.DATABASE_UNAVAILABLE))
+@router.get("", responses=problems(*AUTHENTICATED, *DATABASE))
 async def list_sessions(current: CurrentLogin, backend: BackendDep) -> list[SessionPublic]:
     """Where am I logged in? The most recently used first, at most 100."""
     alive = await logins.list_alive(backend, current.user)
