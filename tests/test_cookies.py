@@ -670,6 +670,29 @@ def test_the_login_that_a_program_has_survives_a_log_in_beside_it(
     assert {login.client_id for login in all_logins(database)} == set(ClientId)
 
 
+@pytest.mark.parametrize("disguise", ["\xa0{}", "{}\xa0", "\x85{}", "\x1f{}", "\x0b{}"])
+def test_no_sibling_host_plants_a_cookie(client: TestClient, disguise: str) -> None:
+    """Browsers let any host of the site set these names: to Python alone they have the prefix."""
+    sign_up_and_in(client)
+    mine = {name: client.cookies[name] for name in (ACCESS, REFRESH)}
+    client.cookies.clear()
+    sign_up_and_in(client, BOB)
+    planted = [f"{disguise.format(name)}={client.cookies[name]}" for name in (ACCESS, REFRESH)]
+    client.cookies.clear()
+    header = "; ".join([f"{name}={value}" for name, value in mine.items()] + planted)
+    answer = client.get("/api/v1/users/me", headers={"Cookie": header.encode("latin-1")})
+    assert answer.json()["email"] == ADA["email"]
+
+
+def test_two_cookies_of_one_name_are_nobodys(client: TestClient) -> None:
+    sign_up_and_in(client)
+    mine = client.cookies[ACCESS]
+    client.cookies.clear()
+    for header in (f"{ACCESS}={mine}; {ACCESS}=x", f"{ACCESS}=x; {ACCESS}={mine}"):
+        answer = client.get("/api/v1/users/me", headers={"Cookie": header})
+        assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
+
+
 def test_nothing_but_signed_cookies_ends_a_login(client: TestClient, database: Database) -> None:
     """SF-02: who knows the id of a login cannot end it with a cookie of their own making."""
     sign_up_and_in(client)

@@ -370,11 +370,11 @@ def test_a_disabled_users_old_hash_is_not_touched(client: TestClient, database: 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
     """Something happens to the account while its password is being hashed."""
-    verify = Passwords.verify
+    at_once = Passwords.verify
 
     async def verify_slowly(self: Passwords, password: str, stored: str | None) -> Verification:
-        verification = await verify(self, password, stored)
-        monkeypatch.setattr(Passwords, "verify", verify)
+        verification = await at_once(self, password, stored)
+        monkeypatch.setattr(Passwords, "verify", at_once)
         await asyncio.to_thread(happens)
         return verification
 
