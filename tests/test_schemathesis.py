@@ -123,7 +123,9 @@ class Service(NamedTuple):
             last=to_microseconds(now),
         )
         self.backend.database.run_write(lambda session: session.add(login))
-        token = self.backend.tokens.issue_access(login.user_id, login.id, ClientId.PROGRAM)
+        token, _ = self.backend.tokens.issue_access(
+            login.user_id, login.id, ClientId.PROGRAM, login.expires_at
+        )
         return {"Authorization": f"Bearer {token}"}
 
 

@@ -11,6 +11,7 @@ import socket
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -691,7 +692,9 @@ def test_a_token_of_a_second_instance_with_the_same_secret_is_refused(
     """JWT-22."""
     sibling = Tokens(target.settings.model_copy(update=changes))
     user_id, login_id = UUID(target.claims["sub"]), UUID(target.claims["sid"])
-    assert_refused(target, sibling.issue_access(user_id, login_id, ClientId.PROGRAM))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    token, _ = sibling.issue_access(user_id, login_id, ClientId.PROGRAM, tomorrow)
+    assert_refused(target, token)
 
 
 @pytest.mark.parametrize("age", [0, 1, 60, 86_400, 10**10])

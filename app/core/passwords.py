@@ -54,6 +54,7 @@ class Passwords:
         threads = threads or share_of_cores()
         self._executor = ThreadPoolExecutor(threads, "hashing")
         self._room = threads + queue  # only ever touched on the event loop
+        nobodys_hash()  # now, so that the first unknown address costs no more than the next
 
     async def hash(self, password: str) -> str:
         """Raises Refusal(BUSY) when the queue is full."""

@@ -100,7 +100,7 @@ def site(server: Site, database: Path) -> Site:
     return server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it keeps an event loop running, which other tests would meet
 def browser() -> Iterator[Browser]:
     # Names other than the server's do not resolve: what a page asks of the world is seen by the
     # tests and reaches nobody.
