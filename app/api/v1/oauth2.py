@@ -118,11 +118,12 @@ async def token(
         str, Form(description="For `refresh_token`", max_length=LONGEST_TOKEN)
     ] = "",
 ) -> TokenPair:
-    """Get tokens, as a program does: with a password, or with the refresh token it holds.
+    """Get tokens, as a program does.
 
-    Each answer to `refresh_token` brings a new refresh token: store it in place of the old one.
-    A refresh token that two programs share is a stolen one here; give each its own login.
-    A session that was started with cookies cannot be continued here.
+    With a password, or with the refresh token that it holds. Each answer to `refresh_token`
+    brings a new refresh token: store it in place of the old one. A refresh token that two
+    programs share is a stolen one here; give each its own login. A session that was started
+    with cookies cannot be continued here.
     """
     await refuse_repeated_parameters(request)
     if grant_type == "password":
@@ -185,9 +186,10 @@ async def revoke(
     token: Annotated[str, Form(description="An access or a refresh token")] = "",
     token_type_hint: Annotated[str, Form(description="Not needed")] = "",
 ) -> None:
-    """Log out, as a program does: end the session that a token belongs to.
+    """Log out, as a program does.
 
-    The answer is 200 whether or not there was such a session (RFC 7009).
+    It ends the session that a token belongs to. The answer is 200 whether or not there was
+    such a session (RFC 7009).
     """
     if login_id := backend.tokens.login_of(token):
         await logins.end(backend, {login_id})

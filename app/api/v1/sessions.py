@@ -19,7 +19,10 @@ router = APIRouter(prefix="/users/me/sessions", tags=["sessions"])
 
 @router.get("", responses=problems(*AUTHENTICATED, *DATABASE))
 async def list_sessions(current: CurrentLogin, backend: BackendDep) -> list[SessionPublic]:
-    """Where am I logged in? The most recently used first, at most 100."""
+    """Where am I logged in?
+
+    The most recently used first, at most 100.
+    """
     alive = await logins.list_alive(backend, current.user)
     return [
         SessionPublic.model_validate(login, update={"current": login.id == current.login.id})
@@ -36,7 +39,10 @@ async def list_sessions(current: CurrentLogin, backend: BackendDep) -> list[Sess
 async def end_sessions(
     response: Response, current: CurrentLogin, backend: BackendDep, include_current: bool = False
 ) -> None:
-    """Log out on all other devices; with `include_current=true` on this one too."""
+    """Log out on all other devices.
+
+    With `include_current=true` on this one too.
+    """
     spared = None if include_current else current.login.id
     await logins.end_all(backend, current.user, sparing=spared)
     if include_current:
