@@ -525,16 +525,19 @@ BOMBS = {
 
 @pytest.mark.parametrize("path", ["/users/me", "/auth/refresh", "/auth/logout", "/auth/login"])
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_cookie_bomb_costs_nothing(client: TestClient, bomb: str, path: str) -> None:
+def test_a_cookie_bomb_is_not_even_unquoted(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, bomb: str, path: str
+) -> None:
     """CK-07. Python's way of unquoting takes quadratic time (CVE-2024-7592) on the event loop:
     one such request would stop all others for as long.
     """
+    unquoted: list[str] = []
+    monkeypatch.setattr("http.cookies._unquote", unquoted.append)
     method = "GET" if path == "/users/me" else "POST"
     body = ADA if path == "/auth/login" else None
-    started_at = time.perf_counter()
     answer = client.request(method, f"/api/v1{path}", headers=[(b"Cookie", BOMBS[bomb])], json=body)
-    assert time.perf_counter() - started_at < 0.8  # seconds
     assert answer.status_code in (204, 400, 401, 431)
+    assert unquoted == []
 
 
 def test_other_cookies_around_ours_do_not_matter(client: TestClient) -> None:
