@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_
+from sqlalchemy import ColumnElement, and_, bindparam, delete, or_
 from sqlmodel import Session, col, select
 
 from app.core.config import Settings
@@ -22,6 +22,20 @@ from app.services.backend import Backend
 
 LONGEST_LIST = 100  # logins
 PURGE_BATCH = 1000  # rows: short enough that nobody waits for its locks
+
+
+# The two statements of nearly every request. To build one takes as long as to run it.
+CURRENT = (
+    select(User, Login)
+    .join(Login)
+    .where(col(Login.id) == bindparam("login_id"), col(User.id) == bindparam("user_id"))
+)
+LOCKED = (
+    select(Login, User.is_active)
+    .join(User)
+    .where(col(Login.id) == bindparam("login_id"))
+    .with_for_update(of=Login)
+)
 
 
 class Client(NamedTuple):
@@ -109,13 +123,7 @@ def rotate(
     session: Session, token: RefreshToken, settings: Settings, received_at: float
 ) -> Login | Refused:
     """Refused is returned, not raised, so that the end of a stolen login is committed."""
-    locked = (
-        select(Login, User.is_active)
-        .join(User)
-        .where(col(Login.id) == token.login_id)
-        .with_for_update(of=Login)
-    )
-    row = session.exec(locked).first()
+    row = session.exec(LOCKED, params={"login_id": token.login_id}).first()
     # A token that waited says when it was presented no longer: stale work is not evidence.
     if settings.grace and time.monotonic() - received_at > settings.grace.total_seconds() / 3:
         raise Refusal(Reason.BUSY)
@@ -157,12 +165,7 @@ async def identify(backend: Backend, token: AccessToken) -> Current:
 
 def find_current(session: Session, token: AccessToken) -> Current | None:
     """User, login and revocation in one query."""
-    both = (
-        select(User, Login)
-        .join(Login)
-        .where(col(Login.id) == token.login_id, col(User.id) == token.user_id)
-    )
-    row = session.exec(both).first()
+    row = session.exec(CURRENT, params=token._asdict()).first()
     return Current(*row) if row else None
 
 
