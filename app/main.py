@@ -12,8 +12,9 @@ from app.api.boundary import Boundary
 from app.api.cors import Cors
 from app.api.csrf import SameOriginGate
 from app.api.envelope import Envelope
-from app.api.errors import install_error_handlers, problems
+from app.api.errors import install_error_handlers
 from app.api.openapi import describe
+from app.api.problems import problems
 from app.api.v1 import account, auth, oauth2, sessions
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
 from app.core.logs import configure_logging, logger

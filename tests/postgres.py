@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,21 +91,10 @@ def share_with_workers(config: "pytest.Config") -> None:
 
 
 @contextmanager
-def migrated_template(server_url: str, migrate: Callable[[str], None]) -> Iterator[str]:
-    """The name of a database that `migrate(url)` has built, to copy for each test.
-
-    `migrate` must close its connections: a database in use cannot be copied.
-    """
-    with fresh_database(server_url) as url:
-        migrate(url)
-        yield urlsplit(url).path.lstrip("/")
-
-
-@contextmanager
-def fresh_database(server_url: str, template: str = "template1") -> Iterator[str]:
-    """The URL of a new database, a copy of `template`. Dropped at the end, whoever is connected."""
+def fresh_database(server_url: str) -> Iterator[str]:
+    """The URL of a new, empty database. Dropped at the end, whoever is connected."""
     name = f"test_{secrets.token_hex(6)}"
-    _execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    _execute(server_url, f'CREATE DATABASE "{name}"')
     try:
         yield urlsplit(server_url)._replace(scheme="postgresql+psycopg2", path=f"/{name}").geturl()
     finally:

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import text
 
-from app.api.errors import PROBLEMS
+from app.api.problems import PROBLEMS
 from app.core.refusals import Reason
 from app.db.session import Database
 from app.main import create_app

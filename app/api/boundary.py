@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.cookies import take_cookies
-from app.api.errors import problem_response
+from app.api.problems import problem_response
 from app.core.config import Settings
 from app.core.logs import logger
 from app.core.refusals import Reason

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app.api.envelope import REQUEST_ID
-from app.api.errors import problem_response
+from app.api.problems import problem_response
 from app.core.config import Settings
 from app.core.logs import current_request_id
 from app.core.refusals import Reason

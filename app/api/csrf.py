@@ -11,7 +11,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.errors import problem_response
+from app.api.problems import problem_response
 from app.core.refusals import Reason
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

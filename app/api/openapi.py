@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from app.api.errors import ProblemDetails, ValidationProblem
+from app.api.problems import ProblemDetails, ValidationProblem
 from app.core.config import Settings
 from app.core.refusals import Reason
 from app.models.user import UserCreate

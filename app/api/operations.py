@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from app.api.dependencies import BackendDep
-from app.api.errors import problems
+from app.api.problems import problems
 from app.core.refusals import Reason, Refusal
 from app.db.migrations import is_migrated
 

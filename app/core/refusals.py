@@ -1,4 +1,4 @@
-"""Why the service says no: raised by the services, turned into HTTP by app/api/errors.py."""
+"""Why the service says no: raised by the services, turned into HTTP by app/api/problems.py."""
 
 from enum import StrEnum, auto
 from typing import Any

@@ -6,6 +6,7 @@ every rule meets the same browsers and the same thieves.
 
 import ast
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from app.core.rotation import Lineage, Verdict, judge
 Judge = Callable[..., tuple[Verdict, Lineage]]
 
 
-class Login:
+class Login(ABC):
     """One login, started at time `first`: its first token is `first`, and it ends at most once."""
 
     def __init__(self, first: int) -> None:
@@ -31,8 +32,8 @@ class Login:
         self.ended = issued is None
         return issued
 
-    def rotate(self, n: int, clock: int) -> int | None:
-        raise NotImplementedError
+    @abstractmethod
+    def rotate(self, n: int, clock: int) -> int | None: ...
 
     def next(self, clock: int) -> int:
         self.last = max(clock, self.last + 1)

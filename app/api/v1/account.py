@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.dependencies import CurrentUser
-from app.api.errors import AUTHENTICATED, DATABASE, problems
+from app.api.problems import AUTHENTICATED, DATABASE, problems
 from app.models.user import User, UserPublic
 
 router = APIRouter(prefix="/users/me", tags=["account"])

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response, status
 
 from app.api.cookies import clear_cookies, presented_logins, presented_refresh_token, set_cookies
 from app.api.dependencies import BackendDep, ClientDep, access_token_scheme
-from app.api.errors import UNSAFE, WITH_BODY, problems
+from app.api.problems import UNSAFE, WITH_BODY, problems
 from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
 from app.core.tokens import ClientId

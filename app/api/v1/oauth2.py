@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.api.dependencies import BackendDep, ClientDep
-from app.api.errors import PROBLEMS, RETRY_AFTER, note_refusal, problems
+from app.api.errors import note_refusal
+from app.api.problems import PROBLEMS, RETRY_AFTER, problems
 from app.core.moments import seconds_until
 from app.core.passwords import LONGEST_PASSWORD
 from app.core.refusals import Reason, Refusal

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response, status
 
 from app.api.cookies import clear_cookies
 from app.api.dependencies import BackendDep, CurrentLogin
-from app.api.errors import AUTHENTICATED, DATABASE, UNSAFE, problems
+from app.api.problems import AUTHENTICATED, DATABASE, UNSAFE, problems
 from app.core.refusals import Reason
 from app.core.tokens import ClientId
 from app.models.login import SessionPublic
