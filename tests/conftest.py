@@ -97,6 +97,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database that no migration has touched."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/empty.db"
+        return
+    with fresh_database(request.getfixturevalue("postgresql_server")) as url:
+        yield url
+
+
 @pytest.fixture
 def make_client(database_url: str) -> Iterator[ClientFactory]:
     """`make_client(debug=True, …)`: a browser's worth of cookies before an app so configured."""

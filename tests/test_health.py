@@ -14,7 +14,6 @@ from app.main import create_app
 from tests.answers import refused_as
 from tests.conftest import make_settings
 from tests.people import ADA, log_in, refresh, register, who_am_i
-from tests.postgres import fresh_database
 
 OK = {"status": "ok"}
 GET_REVISION = "SELECT version_num FROM alembic_version"
@@ -25,16 +24,6 @@ def serving(database_url: str) -> Iterator[TestClient]:
     app = create_app(make_settings(database_url))
     with TestClient(app, base_url="https://testserver", raise_server_exceptions=False) as client:
         yield client
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database that no migration has touched."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/empty.db"
-        return
-    with fresh_database(request.getfixturevalue("postgresql_server")) as url:
-        yield url
 
 
 @pytest.fixture

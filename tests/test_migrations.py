@@ -21,19 +21,9 @@ from sqlmodel import SQLModel
 from app.db.migrations import alembic_config, known_revisions
 from app.db.session import create_database_engine
 from tests.conftest import make_settings
-from tests.postgres import fresh_database
 
 ROOT = Path(__file__).parents[1]
 TABLES = {"users", "logins"}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/empty.db"
-        return
-    with fresh_database(request.getfixturevalue("postgresql_server")) as url:
-        yield url
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from app.services import logins
 from app.services.backend import Backend
 from app.services.logins import Client, Current
 
+BEARER = re.compile(r"\s*bearer\b", re.IGNORECASE)
+
 
 async def get_backend(request: Request) -> Backend:
     backend: Backend = request.app.state.backend
     return backend
 
-
-BEARER = re.compile(r"\s*bearer\b", re.IGNORECASE)
 
 BackendDep = Annotated[Backend, Depends(get_backend)]
 

@@ -206,13 +206,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_key_files(self) -> Self:
-        files = {"SIGNING_KEY_FILE": self.signing_key_file} if self.signing_key_file else {}
-        if self.algorithm != "HS256" and not files:
+        if self.algorithm != "HS256" and not self.signing_key_file:
             raise ValueError(
                 f"SIGNING_KEY_FILE is missing: ALGORITHM={self.algorithm} needs it; put there a "
                 "private key's PEM file, such as `python -m app keygen key.pem` writes"
             )
-        if self.algorithm == "HS256" and (files or self.verification_key_files):
+        if self.algorithm == "HS256" and (self.signing_key_file or self.verification_key_files):
             raise ValueError("ALGORITHM: key files are given, so put there EdDSA or ES256")
         return self
 

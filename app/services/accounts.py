@@ -36,6 +36,15 @@ async def create_user(backend: Backend, new_user: UserCreate, *, is_admin: bool 
     return user
 
 
+def insert_user(session: Session, user: User) -> None:
+    """The unique constraint decides, so that of two at the same time exactly one wins."""
+    session.add(user)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise Refusal(Reason.EMAIL_TAKEN) from None
+
+
 async def promote(backend: Backend, email: str) -> bool:
     """Make the account with this address an administrator; False where there is none."""
     user_id = await backend.database.write(set_admin, email)
@@ -50,15 +59,6 @@ def set_admin(session: Session, email: str) -> UUID | None:
         return None
     user.is_admin = True
     return user.id
-
-
-def insert_user(session: Session, user: User) -> None:
-    """The unique constraint decides, so that of two at the same time exactly one wins."""
-    session.add(user)
-    try:
-        session.flush()
-    except IntegrityError:
-        raise Refusal(Reason.EMAIL_TAKEN) from None
 
 
 async def authenticate(backend: Backend, email: str, password: str) -> User:
