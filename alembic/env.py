@@ -39,6 +39,9 @@ def migrate(connection: Connection) -> None:
         # A migration may take its time; it still gives up soon on a lock, and never blocks all.
         connection.exec_driver_sql("SET statement_timeout = 0")
         connection.commit()
+    if connection.dialect.name == "sqlite":
+        # It alters a table by copying it and dropping the old one, and a drop would cascade.
+        enforce_foreign_keys(connection, "OFF")
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
@@ -47,6 +50,15 @@ def migrate(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+    if connection.dialect.name == "sqlite":
+        enforce_foreign_keys(connection, "ON")
+
+
+def enforce_foreign_keys(connection: Connection, switch: str) -> None:
+    """On the driver's own connection: within a transaction the switch would do nothing."""
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+    driver.execute(f"PRAGMA foreign_keys={switch}").close()  # type: ignore[attr-defined]
 
 
 if context.is_offline_mode():

@@ -160,6 +160,7 @@ def with_alembic(work: Callable[[Any, "Config"], object]) -> None:
 def create_admin(arguments: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
+    from app.core.client import HERE
     from app.models.user import UserCreate, canonical_email
     from app.services.accounts import create_user, promote
 
@@ -169,7 +170,7 @@ def create_admin(arguments: argparse.Namespace) -> None:
         email = canonical_email(arguments.email)
     except ValueError as error:
         sys.exit(f"email: {error}")
-    if with_backend(lambda backend: asyncio.run(promote(backend, email))):
+    if with_backend(lambda backend: asyncio.run(promote(backend, email, HERE))):
         print(f"{email} had an account, and is an administrator now.")
         return
     password = read_password()
@@ -180,7 +181,7 @@ def create_admin(arguments: argparse.Namespace) -> None:
             name = ".".join(str(part) for part in problem["loc"])
             print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         sys.exit(1)
-    with_backend(lambda backend: asyncio.run(create_user(backend, new_user, is_admin=True)))
+    with_backend(lambda backend: asyncio.run(create_user(backend, new_user, HERE)))
     print(f"{new_user.email} is an administrator and can log in.")
 
 

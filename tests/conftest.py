@@ -15,7 +15,8 @@ import uvicorn
 from alembic import command
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import delete
+from sqlalchemy import text
+from sqlmodel import Session, SQLModel
 
 from app.core.config import Settings
 
@@ -31,7 +32,6 @@ os.environ["DATABASE_URL"] = "sqlite:///./never-opened.db"
 from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database, create_database_engine  # noqa: E402
 from app.main import create_app  # noqa: E402
-from app.models import User  # noqa: E402
 from tests.postgres import fresh_database, postgres_server, share_with_workers  # noqa: E402
 
 AppFactory = Callable[..., FastAPI]
@@ -86,8 +86,14 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 def postgresql_url(migrated_postgresql: str) -> Iterator[str]:
     yield migrated_postgresql
     database = Database(make_settings(migrated_postgresql))
-    database.run_write(lambda session: session.execute(delete(User)) and None)
+    database.run_write(empty)
     database.close()
+
+
+def empty(session: Session) -> None:
+    """TRUNCATE, because a trigger keeps audit events from DELETE."""
+    tables = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables)
+    session.connection().execute(text(f"TRUNCATE {tables}"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,4 +1,6 @@
-"""The two cookies of a browser's login: names and attributes in one list, set and cleared alike.
+"""The cookies of a browser: names and attributes in one list, set and cleared alike.
+
+Two are a login. The third marks a browser that somebody has logged in with, and outlives it.
 
 `__Host-` makes the browser insist on Secure, Path=/ and no Domain: no sibling host can plant
 one. With DEBUG=true they go without the prefix and Secure, so that plain http clients work.
@@ -13,9 +15,10 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.core.config import Settings
+from app.core.identifiers import new_id
 from app.core.moments import seconds_until
 from app.core.refusals import Reason, Refusal
-from app.core.tokens import ClientId, InvalidToken, RefreshToken
+from app.core.tokens import DEVICE_LIFETIME, ClientId, DeviceToken, InvalidToken, RefreshToken
 from app.models.login import Login
 from app.services.backend import Backend
 
@@ -28,6 +31,10 @@ def access_cookie(settings: Settings) -> str:
 
 def refresh_cookie(settings: Settings) -> str:
     return "auth-refresh" if settings.debug else "__Host-refresh"
+
+
+def device_cookie(settings: Settings) -> str:
+    return "auth-device" if settings.debug else "__Host-device"
 
 
 def attributes(settings: Settings) -> dict[str, Any]:
@@ -50,14 +57,28 @@ def set_cookies(response: Response, backend: Backend, login: Login) -> datetime:
     return access_expires_at
 
 
+def set_device_cookie(
+    response: Response, backend: Backend, user_id: UUID, known: DeviceToken | None
+) -> None:
+    """Renewed at every log-in: a year without one, and the browser is a stranger."""
+    now = datetime.now(UTC)
+    token = backend.tokens.issue_device(user_id, known.device_id if known else new_id(), now)
+    response.set_cookie(
+        device_cookie(backend.settings),
+        token,
+        max_age=int(DEVICE_LIFETIME.total_seconds()),
+        **attributes(backend.settings),
+    )
+
+
 def take_cookies(scope: Scope, settings: Settings) -> None:
-    """Take our two cookies out of the request, and let nobody parse the others.
+    """Take our cookies out of the request, and let nobody parse the others.
 
     They are other applications' or an attacker's, and Python's unquoting of a cookie takes
     quadratic time in some versions (CVE-2024-7592). Ours need none. One that comes twice with
     different values is nobody's.
     """
-    names = (access_cookie(settings), refresh_cookie(settings))
+    names = (access_cookie(settings), refresh_cookie(settings), device_cookie(settings))
     found: dict[str, str] = {}
     for header in Headers(scope=scope).getlist("cookie"):
         for pair in header.split(";"):
@@ -67,7 +88,8 @@ def take_cookies(scope: Scope, settings: Settings) -> None:
             if name in names:
                 found[name] = value if found.get(name, value) == value else ""
     scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
-    scope["state"]["access_cookie"], scope["state"]["refresh_cookie"] = map(found.get, names)
+    kinds = ("access_cookie", "refresh_cookie", "device_cookie")
+    scope["state"] |= zip(kinds, map(found.get, names), strict=True)
 
 
 def presented_refresh_token(request: Request, backend: Backend) -> RefreshToken:
@@ -76,6 +98,13 @@ def presented_refresh_token(request: Request, backend: Backend) -> RefreshToken:
         return backend.tokens.read_refresh(request.state.refresh_cookie or "")
     except InvalidToken:
         raise Refusal(Reason.NOT_AUTHENTICATED) from None
+
+
+def presented_device(request: Request, backend: Backend) -> DeviceToken | None:
+    try:
+        return backend.tokens.read_device(request.state.device_cookie or "")
+    except InvalidToken:
+        return None
 
 
 def presented_logins(request: Request, backend: Backend, *others: str | None) -> set[UUID]:

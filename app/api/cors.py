@@ -20,7 +20,7 @@ class Cors(CORSMiddleware):
             allow_credentials=True,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", REQUEST_ID],
-            expose_headers=["Retry-After", REQUEST_ID],
+            expose_headers=["Retry-After", "RateLimit", "RateLimit-Policy", REQUEST_ID],
             max_age=600,
         )
 

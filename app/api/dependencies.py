@@ -7,12 +7,13 @@ from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 from starlette.requests import HTTPConnection
 
+from app.core.client import LONGEST_USER_AGENT, Client
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import InvalidToken
 from app.models.user import User
 from app.services import logins
 from app.services.backend import Backend
-from app.services.logins import Client, Current
+from app.services.logins import Current
 
 BEARER = re.compile(r"\s*bearer\b", re.IGNORECASE)
 
@@ -26,8 +27,11 @@ BackendDep = Annotated[Backend, Depends(get_backend)]
 
 
 async def get_client(request: Request) -> Client:
-    user_agent = request.headers.get("user-agent", "")
-    return Client(request.state.client, "".join(filter(str.isprintable, user_agent)))
+    user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
+    user_agent = user_agent[:LONGEST_USER_AGENT]
+    client = Client(request.state.client, user_agent, request.state.request_id)
+    request.state.caller = client
+    return client
 
 
 ClientDep = Annotated[Client, Depends(get_client)]
@@ -55,7 +59,7 @@ access_token_scheme = AccessTokenScheme(
 )
 
 
-async def get_current(
+async def get_identified(
     request: Request,
     backend: BackendDep,
     presented: Annotated[str | None, Depends(access_token_scheme)],
@@ -70,6 +74,16 @@ async def get_current(
     return await logins.identify(backend, token)
 
 
+# Also while a new password is demanded: only for what helps to set one.
+IdentifiedLogin = Annotated[Current, Depends(get_identified)]
+
+
+async def get_current(current: IdentifiedLogin) -> Current:
+    if current.user.must_change_password:
+        raise Refusal(Reason.PASSWORD_CHANGE_REQUIRED)
+    return current
+
+
 CurrentLogin = Annotated[Current, Depends(get_current)]
 
 
@@ -78,3 +92,12 @@ async def get_current_user(current: CurrentLogin) -> User:
 
 
 CurrentUser = Annotated[User, Depends(get_current_user)]
+
+
+async def get_current_admin(user: CurrentUser) -> User:
+    if not user.is_admin:
+        raise Refusal(Reason.FORBIDDEN)
+    return user
+
+
+CurrentAdmin = Annotated[User, Depends(get_current_admin)]

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.client import client_address
+from app.core.client import Client
 from app.core.config import Settings
 from app.core.logs import current_request_id, log_event
 
@@ -55,6 +56,7 @@ class Envelope:
                 answer[REQUEST_ID] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     answer.setdefault(name, value)
+                tell_quota(answer, state.get("caller"))
             await send(message)
 
         try:
@@ -72,6 +74,16 @@ class Envelope:
                 user_id=state.get("user_id"),
                 login_id=state.get("login_id"),
             )
+
+
+def tell_quota(answer: MutableHeaders, caller: Client | None) -> None:
+    """What is left to the caller's own network (draft-ietf-httpapi-ratelimit-headers).
+
+    Never what is left of an account: that would tell what others tried.
+    """
+    if caller and (quota := caller.quota):
+        answer["RateLimit-Policy"] = f'"{quota.limit}";q={quota.size};w=3600'
+        answer["RateLimit"] = f'"{quota.limit}";r={quota.remaining};t={quota.reset}'
 
 
 def acceptable_id(sent: str | None) -> str | None:

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.core.refusals import Reason
+from app.models.user import Accepted
 
 
 class Problem(NamedTuple):
@@ -52,6 +53,20 @@ PROBLEMS = {
         "With DEBUG=true this server answers on 127.0.0.1 and ::1 only. Set DEBUG=false to "
         "serve other machines.",
     ),
+    Reason.FORBIDDEN: Problem(
+        HTTPStatus.FORBIDDEN, "Forbidden", "Only administrators may do this."
+    ),
+    Reason.LAST_ADMIN: Problem(
+        HTTPStatus.CONFLICT,
+        "Last administrator",
+        "This is the only active administrator. Make somebody else one first.",
+    ),
+    Reason.PASSWORD_CHANGE_REQUIRED: Problem(
+        HTTPStatus.FORBIDDEN,
+        "Password change required",
+        "An administrator asks for a new password. Until it is changed, with "
+        "PUT /users/me/password, nothing else is allowed.",
+    ),
     Reason.REGISTRATION_CLOSED: Problem(
         HTTPStatus.FORBIDDEN, "Registration closed", "Nobody can sign up here at present."
     ),
@@ -59,6 +74,9 @@ PROBLEMS = {
         HTTPStatus.MISDIRECTED_REQUEST,
         "Wrong host",
         "This service does not answer under that host name.",
+    ),
+    Reason.WRONG_PASSWORD: Problem(
+        HTTPStatus.FORBIDDEN, "Wrong password", "The current password is not this one."
     ),
     Reason.BAD_REQUEST: Problem(
         HTTPStatus.BAD_REQUEST, "Bad request", "The request could not be read."
@@ -71,17 +89,39 @@ PROBLEMS = {
     Reason.EMAIL_TAKEN: Problem(
         HTTPStatus.CONFLICT, "Email taken", "There is an account with this email address."
     ),
+    Reason.INVALID_ONE_TIME_TOKEN: Problem(
+        HTTPStatus.BAD_REQUEST,
+        "Invalid link",
+        "This link is wrong, was used before, or has expired. Ask for a new one.",
+    ),
+    Reason.MAIL_NOT_CONFIGURED: Problem(
+        HTTPStatus.CONFLICT,
+        "Mail not configured",
+        "This needs to send a mail, and the service has no SMTP_URL.",
+    ),
     Reason.METHOD_NOT_ALLOWED: Problem(
         HTTPStatus.METHOD_NOT_ALLOWED,
         "Method not allowed",
         "The Allow header lists the methods that are.",
     ),
     Reason.NOT_FOUND: Problem(HTTPStatus.NOT_FOUND, "Not found", "There is nothing here."),
+    Reason.PASSWORD_BREACHED: Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Password breached",
+        "This password has been stolen somewhere, and thieves try it everywhere. Several "
+        "unrelated words make a good one.",
+    ),
     Reason.PASSWORD_TOO_COMMON: Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "Password too common",
         "This password is on the list of those that are tried first. Several unrelated words "
         "make a good one.",
+    ),
+    Reason.PASSWORD_TOO_PERSONAL: Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Password too personal",
+        "This password is made of your name, your address or this service's name. Several "
+        "unrelated words make a good one.",
     ),
     Reason.PASSWORD_TOO_SHORT: Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -104,6 +144,11 @@ PROBLEMS = {
         "Busy",
         "Too much is waiting. Nothing was changed; try again shortly.",
         retry_after=2,
+    ),
+    Reason.TOO_MANY_ATTEMPTS: Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "Too many attempts",
+        "Nothing was tried. Wait `retry_after` seconds.",
     ),
     Reason.DATABASE_UNAVAILABLE: Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -151,8 +196,9 @@ def problem_response(
 ) -> JSONResponse:
     problem = PROBLEMS[reason]
     headers = dict(headers or {})
-    if problem.retry_after is not None:
-        headers["Retry-After"] = str(problem.retry_after)
+    retry_after = more.get("retry_after", problem.retry_after)
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
     return JSONResponse(
         problem_body(reason, request_id) | more,
         problem.status,
@@ -179,7 +225,18 @@ RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "int
 DATABASE = (Reason.BUSY, Reason.DATABASE_UNAVAILABLE, Reason.NOT_READY)
 UNSAFE = (Reason.CROSS_ORIGIN, *DATABASE)
 WITH_BODY = (*UNSAFE, Reason.BAD_REQUEST, Reason.CONTENT_TOO_LARGE, Reason.VALIDATION_FAILED)
-AUTHENTICATED = (Reason.NOT_AUTHENTICATED, Reason.SESSION_EXPIRED, Reason.SESSION_REVOKED)
+IDENTIFIED = (Reason.NOT_AUTHENTICATED, Reason.SESSION_EXPIRED, Reason.SESSION_REVOKED)
+AUTHENTICATED = (*IDENTIFIED, Reason.PASSWORD_CHANGE_REQUIRED)
+ADMINISTRATOR = (*AUTHENTICATED, Reason.FORBIDDEN)
+NEW_PASSWORD = (
+    Reason.PASSWORD_TOO_SHORT,
+    Reason.PASSWORD_TOO_COMMON,
+    Reason.PASSWORD_TOO_PERSONAL,
+    Reason.PASSWORD_BREACHED,
+)
+
+
+ACCEPTED: dict[str, Any] = {"model": Accepted, "description": "Accepted; a mail says how to go on"}
 
 
 def problems(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
@@ -196,6 +253,8 @@ def problems(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
             example |= {"errors": [missing]}
         if reason is Reason.PASSWORD_TOO_SHORT:
             example |= {"min_length": 15}
+        if reason is Reason.TOO_MANY_ATTEMPTS:
+            example |= {"retry_after": 360}
         response = responses.setdefault(
             int(problem.status),
             {
@@ -207,6 +266,6 @@ def problems(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
         response["description"] = " · ".join(titles)
         media = response["content"]["application/problem+json"]
         media["examples"][reason.value] = {"summary": problem.title, "value": example}
-        if problem.retry_after is not None:
+        if problem.retry_after is not None or reason is Reason.TOO_MANY_ATTEMPTS:
             response["headers"] = RETRY_AFTER
     return responses

@@ -32,7 +32,9 @@ PUBLISHED_SECRETS = frozenset(
 # As a browser sends them: lower case, international names in punycode, no path.
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 ORIGIN = re.compile(rf"https?://({HOST.pattern})(:(?P<port>[1-9][0-9]{{0,4}}))?")
+ADDRESS = re.compile(rf"{ORIGIN.pattern}(/[A-Za-z0-9._~-]+)*")
 PRINTABLE_ASCII = r"^[\x21-\x7e]+$"
+A_NUMBER_AN_HOUR = "how many at once, and an hour in the long run: a whole number above 0"
 PLACEHOLDER_WORDS = ("change", "example", "placeholder", "secret", "password", "insecure", "your-")
 
 
@@ -113,7 +115,42 @@ class Settings(BaseSettings):
         64, ge=1, le=10_000, description="how many log-ins may wait, from 1 to 10000"
     )
 
+    password_context_words: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names of your product and organisation, separated by commas"
+    )
+    breached_passwords_file: Path | None = Field(
+        None, description="a file of SHA-1 hashes in hexadecimal, one a line, sorted"
+    )
+
     registration_open: bool = Field(True, description="true or false")
+    require_verified_email: bool = Field(False, description="true or false")
+    sessions_per_user: int = Field(100, ge=1, le=10_000, description="a number from 1 to 10000")
+
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="smtp://user:password@host:587, or smtps://user:password@host:465",
+    )
+    mail_from: str = Field(
+        "FastAPI Auth <no-reply@localhost>",
+        max_length=200,
+        description="who your mails are from, such as Example <no-reply@example.com>",
+    )
+    frontend_url: str | None = Field(
+        None, description="where your front end's pages are, such as https://app.example.com"
+    )
+    public_url: str | None = Field(
+        None, description="where this service is reached, such as https://auth.example.com"
+    )
+
+    login_attempts_per_account: int = Field(10, ge=1, le=1000, description=A_NUMBER_AN_HOUR)
+    login_attempts_per_network: int = Field(100, ge=1, le=100_000, description=A_NUMBER_AN_HOUR)
+    mails_per_address: int = Field(3, ge=1, le=1000, description=A_NUMBER_AN_HOUR)
+    sign_ups_per_network: int = Field(20, ge=1, le=100_000, description=A_NUMBER_AN_HOUR)
+    audit_retention_days: int = Field(
+        365, ge=30, le=3650, description="a whole number of days from 30 to 3650"
+    )
+    enable_metrics: bool = Field(False, description="true or false")
+
     enable_token_endpoint: bool = Field(True, description="true or false")
     enable_docs: bool | None = Field(None, description="true, false, or nothing: as DEBUG")
 
@@ -123,6 +160,7 @@ class Settings(BaseSettings):
         "allowed_hosts",
         "trusted_proxies",
         "verification_key_files",
+        "password_context_words",
         mode="before",
     )
     @classmethod
@@ -178,6 +216,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"browsers leave the port out of {origin!r}")
         return value
 
+    @field_validator("frontend_url", "public_url")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        address = value.rstrip("/")
+        if not ADDRESS.fullmatch(address):
+            raise ValueError("it is not http:// or https:// with a host name, and perhaps a path")
+        return address
+
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -214,6 +262,32 @@ class Settings(BaseSettings):
         if self.algorithm == "HS256" and (self.signing_key_file or self.verification_key_files):
             raise ValueError("ALGORITHM: key files are given, so put there EdDSA or ES256")
         return self
+
+    @model_validator(mode="after")
+    def _check_mail(self) -> Self:
+        if self.smtp_url and not (self.frontend_url or self.public_url):
+            raise ValueError(
+                "PUBLIC_URL is missing: SMTP_URL sends mails with links, which are never built "
+                "from the Host header; put there where this service is reached, such as "
+                "https://auth.example.com, or set FRONTEND_URL to where your own pages are"
+            )
+        if self.require_verified_email and not self.sends_mail:
+            raise ValueError(
+                "SMTP_URL is missing: REQUIRE_VERIFIED_EMAIL=true needs it; put there "
+                "smtp://user:password@host:587"
+            )
+        return self
+
+    @property
+    def sends_mail(self) -> bool:
+        """DEBUG=true prints mails where there is no SMTP server."""
+        return self.smtp_url is not None or self.debug
+
+    @property
+    def pages_url(self) -> str:
+        """Where the links in mails lead: to a front end's pages, or to our own."""
+        own = self.public_url or "http://127.0.0.1:8000"
+        return self.frontend_url or f"{own}/account"
 
     @property
     def database(self) -> URL:

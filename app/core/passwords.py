@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar
 
 from passlib.context import CryptContext
 
-from app.core.blocklist import is_common
 from app.core.refusals import Reason, Refusal
 
 LONGEST_PASSWORD = 1024  # characters
@@ -67,12 +66,16 @@ class Passwords:
         """
         return await self._run(lambda: verify(password, stored))
 
+    def refuse_if_full(self) -> None:
+        """Before anything is spent on what would be refused anyway. Raises Refusal(BUSY)."""
+        if self._room <= 0:
+            raise Refusal(Reason.BUSY)
+
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if self._room <= 0:
-            raise Refusal(Reason.BUSY)
+        self.refuse_if_full()
         self._room -= 1
         future = asyncio.get_running_loop().run_in_executor(self._executor, work)
         future.add_done_callback(self._leave)
@@ -94,6 +97,10 @@ def verify(password: str, stored: str | None) -> Verification:
         pass
     context.verify(normalise(password), nobodys_hash())
     return Verification(False)
+
+
+# In the place of a hash where nobody has chosen a password yet: no password fits.
+NO_PASSWORD = "!"
 
 
 @cache
@@ -118,17 +125,6 @@ def as_hashed(password: str, stored: str) -> str | bytes:
 def normalise(password: str) -> str:
     """NFC (NIST SP 800-63B-4, 3.1.1.2): keyboards differ in how they write é. Never trimmed."""
     return unicodedata.normalize("NFC", password)
-
-
-def check_new_password(password: str, shortest: int) -> None:
-    """Length and the list of common ones, no rules of composition (NIST SP 800-63B-4, 3.1.1.2).
-
-    Raises Refusal(PASSWORD_TOO_SHORT) or Refusal(PASSWORD_TOO_COMMON).
-    """
-    if len(normalise(password)) < shortest:
-        raise Refusal(Reason.PASSWORD_TOO_SHORT, min_length=shortest)
-    if is_common(password):
-        raise Refusal(Reason.PASSWORD_TOO_COMMON)
 
 
 def share_of_cores() -> int:

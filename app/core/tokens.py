@@ -12,6 +12,7 @@ import jwt
 from app.core.config import Settings
 from app.core.identifiers import new_id
 from app.core.keys import KeyRing, access_keys, derived_keys
+from app.core.moments import to_microseconds
 
 # The compact form and nothing else (RFC 8725bis, 3.14): PyJWT would take "=" after the signature.
 COMPACT_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
@@ -21,6 +22,8 @@ CLOCK_SKEW = 60  # seconds that another server's clock may be ahead of ours
 
 ACCESS_CLAIMS = ["iss", "aud", "sub", "client_id", "sid", "iat", "exp", "jti"]
 REFRESH_CLAIMS = ["iss", "aud", "client_id", "sid", "n", "exp"]
+DEVICE_CLAIMS = ["iss", "aud", "client_id", "sub", "did", "n", "exp"]
+DEVICE_LIFETIME = timedelta(days=365)
 
 
 class ClientId(StrEnum):
@@ -41,6 +44,14 @@ class RefreshToken(NamedTuple):
     n: int  # when it was issued, in microseconds since 1970 (docs/rotation.md)
 
 
+class DeviceToken(NamedTuple):
+    """A browser that this user has logged in with before. It proves nothing else."""
+
+    user_id: UUID
+    device_id: UUID
+    n: int  # when it was issued, in microseconds since 1970
+
+
 class InvalidToken(Exception):
     """Not a token of ours, not of this type, changed, or expired: nobody is told which."""
 
@@ -51,6 +62,7 @@ class Tokens:
     def __init__(self, settings: Settings) -> None:
         self.access_keys = access_keys(settings)
         self._refresh_keys = derived_keys(settings, "refresh")
+        self._device_keys = derived_keys(settings, "device")
         self._issuer = settings.issuer
         self._audience = settings.audience
         self._access_lifetime = int(settings.access_lifetime.total_seconds())
@@ -97,10 +109,26 @@ class Tokens:
         Raises InvalidToken.
         """
         claims = self._verify(self._refresh_keys, "rt+jwt", REFRESH_CLAIMS, token)
-        n = claims["n"]
-        if type(n) is not int or not 0 <= n < END_OF_TIME:
-            raise InvalidToken
+        n = read_moment(claims["n"])
         return RefreshToken(read_id(claims["sid"]), ClientId(claims["client_id"]), n)
+
+    def issue_device(self, user_id: UUID, device_id: UUID, now: datetime) -> str:
+        claims = {
+            "client_id": ClientId.BROWSER,
+            "sub": str(user_id),
+            "did": str(device_id),
+            "n": to_microseconds(now),
+            "exp": int((now + DEVICE_LIFETIME).timestamp()),
+        }
+        return self._sign(self._device_keys, "dt+jwt", claims)
+
+    def read_device(self, token: str) -> DeviceToken:
+        """Raises InvalidToken."""
+        claims = self._verify(self._device_keys, "dt+jwt", DEVICE_CLAIMS, token)
+        if claims["exp"] <= time.time():
+            raise InvalidToken
+        n = read_moment(claims["n"])
+        return DeviceToken(read_id(claims["sub"]), read_id(claims["did"]), n)
 
     def login_of(self, token: str) -> UUID | None:
         """The login that a token of either type belongs to, expired or not: to end it."""
@@ -152,3 +180,9 @@ def read_id(value: object) -> UUID:
         return UUID(value if isinstance(value, str) else None)
     except (TypeError, ValueError):
         raise InvalidToken from None
+
+
+def read_moment(value: object) -> int:
+    if type(value) is not int or not 0 <= value < END_OF_TIME:
+        raise InvalidToken
+    return value

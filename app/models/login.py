@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint
 from sqlmodel import Field, SQLModel
 
+from app.core.client import LONGEST_USER_AGENT
 from app.core.config import Settings
 from app.core.identifiers import new_id
 from app.core.moments import from_microseconds
@@ -24,8 +25,6 @@ from app.models.user import (
     Password,
     UserPublic,
 )
-
-LONGEST_USER_AGENT = 200  # characters
 
 
 class Login(SQLModel, table=True):
@@ -44,7 +43,7 @@ class Login(SQLModel, table=True):
     user_agent: str = Field(max_length=LONGEST_USER_AGENT)
     ip_address: str = Field(max_length=45)
     created_at: datetime
-    expires_at: datetime
+    expires_at: datetime = Field(index=True)  # for the purge
 
     # The evidence rule's memory (app/core/rotation.py), in microseconds since 1970.
     last: int = Field(sa_type=BigInteger)

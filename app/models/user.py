@@ -7,7 +7,7 @@ from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, WithJsonSchema
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from app.core.identifiers import new_id
@@ -82,6 +82,14 @@ class User(UserBase, table=True):
     is_active: bool = True
     is_admin: bool = False
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    # With defaults in the database, for older code that inserts during a rolling deployment.
+    email_verified: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    must_change_password: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    password_changed_at: datetime = Field(
+        default_factory=lambda: datetime.now(UTC),
+        sa_column_kwargs={"server_default": text("'1970-01-01 00:00:00'")},
+    )
+    last_login_at: datetime | None = None
 
 
 class UserCreate(UserBase, Input):
@@ -91,8 +99,18 @@ class UserCreate(UserBase, Input):
     )
 
 
+class Accepted(SQLModel):
+    """The same answer whatever the address: nobody learns who has an account."""
+
+    detail: str = "If this can be done, a mail says how to go on."
+
+
 class UserPublic(UserBase):
     id: UUID
+    email_verified: bool = Field(description="Whether mail to this address has reached them.")
     is_active: bool
     is_admin: bool
+    must_change_password: bool = Field(description="Until then, nothing else is allowed.")
     created_at: datetime
+    password_changed_at: datetime
+    last_login_at: datetime | None

@@ -1,83 +1,179 @@
 """Accounts: sign up, and find out who somebody is by their password."""
 
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from app.core.logs import log_event
-from app.core.passwords import check_new_password
+from app.core.client import Client
+from app.core.moments import to_microseconds
+from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
+from app.core.tokens import DeviceToken
+from app.db.upsert import insert
+from app.models.audit import Event
+from app.models.login import Login
+from app.models.mail import OneTimeToken, Template
 from app.models.user import User, UserCreate
+from app.services import audit, outbox, throttle
 from app.services.backend import Backend
+from app.services.throttle import Claim
 
 
-async def register(backend: Backend, new_user: UserCreate) -> User:
-    """Sign somebody up.
+async def register(backend: Backend, new_user: UserCreate, client: Client) -> User | None:
+    """Sign somebody up. None where the answer must not tell whether the address was free.
 
-    Raises Refusal(REGISTRATION_CLOSED, PASSWORD_TOO_SHORT, PASSWORD_TOO_COMMON, EMAIL_TAKEN
-    or BUSY).
+    Raises Refusal(REGISTRATION_CLOSED, TOO_MANY_ATTEMPTS, EMAIL_TAKEN, BUSY, or why the
+    password is not taken).
     """
-    if not backend.settings.registration_open:
+    settings = backend.settings
+    if not settings.registration_open:
         raise Refusal(Reason.REGISTRATION_CLOSED)
-    return await create_user(backend, new_user)
-
-
-async def create_user(backend: Backend, new_user: UserCreate, *, is_admin: bool = False) -> User:
-    """Raises Refusal(PASSWORD_TOO_SHORT, PASSWORD_TOO_COMMON, EMAIL_TAKEN or BUSY)."""
-    check_new_password(new_user.password, backend.settings.password_min_length)
-    hashed_password = await backend.passwords.hash(new_user.password)
+    await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
+    backend.passwords.refuse_if_full()
+    if settings.sends_mail:
+        claims = backend.throttle.ask_for_mail(new_user.email, client)
+    else:
+        claims = backend.throttle.sign_up(client)
+    await backend.database.write(throttle.take, claims, client)
     user = User.model_validate(
-        new_user, update={"hashed_password": hashed_password, "is_admin": is_admin}
+        new_user, update={"hashed_password": await backend.passwords.hash(new_user.password)}
     )
-    await backend.database.write(insert_user, user)
-    log_event("user_created", user_id=user.id, is_admin=is_admin)
+    if settings.require_verified_email:
+        await backend.database.write(insert_or_replace, backend, user, client)
+        return None
+    await backend.database.write(insert_user, backend, user, client, welcome=True)
     return user
 
 
-def insert_user(session: Session, user: User) -> None:
+def insert_or_replace(session: Session, backend: Backend, user: User, client: Client) -> None:
+    """The same statements whether or not the address has an account, so that nobody learns it.
+
+    Who signs up again for an address that was never verified replaces the password and voids
+    the links that were sent before: otherwise somebody could wait there with a password for the
+    owner of the address. The courier looks which mail it has to be.
+    """
+    never_verified = (
+        col(User.email) == user.email,
+        col(User.email_verified).is_(False),
+        col(User.hashed_password) != NO_PASSWORD,  # invited: their mailbox decides
+    )
+    whose = select(User.id).where(*never_verified).scalar_subquery()
+    session.connection().execute(delete(OneTimeToken).where(col(OneTimeToken.user_id) == whose))
+    session.connection().execute(delete(Login).where(col(Login.user_id) == whose))
+    outbox.void_links(session, user.email)
+    statement = insert(session, User).values(**user.model_dump())
+    new = statement.excluded
+    replaced = {name: new[name] for name in ("hashed_password", "full_name", "password_changed_at")}
+    session.connection().execute(
+        statement.on_conflict_do_update(
+            index_elements=["email"], set_=replaced, where=never_verified[1] & never_verified[2]
+        )
+    )
+    outbox.enqueue(session, backend.settings, Template.VERIFY_EMAIL, user.email, client, new=True)
+    audit.record(session, Event.REGISTRATION_REQUESTED, client)
+
+
+async def create_user(backend: Backend, new_user: UserCreate, client: Client) -> User:
+    """An administrator with a password, by somebody who may use this machine.
+
+    Raises Refusal(EMAIL_TAKEN, BUSY, or why the password is not taken).
+    """
+    await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
+    hashed_password = await backend.passwords.hash(new_user.password)
+    user = User.model_validate(
+        new_user,
+        update={"hashed_password": hashed_password, "is_admin": True, "email_verified": True},
+    )
+    await backend.database.write(insert_user, backend, user, client)
+    return user
+
+
+def insert_user(
+    session: Session,
+    backend: Backend,
+    user: User,
+    client: Client,
+    *,
+    actor_id: UUID | None = None,
+    welcome: bool = False,
+) -> None:
     """The unique constraint decides, so that of two at the same time exactly one wins."""
     session.add(user)
     try:
         session.flush()
     except IntegrityError:
         raise Refusal(Reason.EMAIL_TAKEN) from None
+    audit.record(
+        session,
+        Event.USER_CREATED,
+        client,
+        user_id=user.id,
+        actor_id=actor_id,
+        is_admin=user.is_admin,
+    )
+    if welcome:
+        template = Template.VERIFY_EMAIL
+        outbox.enqueue(session, backend.settings, template, user.email, client, user_id=user.id)
 
 
-async def promote(backend: Backend, email: str) -> bool:
-    """Make the account with this address an administrator; False where there is none."""
-    user_id = await backend.database.write(set_admin, email)
-    if user_id:
-        log_event("user_promoted", user_id=user_id)
-    return user_id is not None
+class Authenticated(NamedTuple):
+    """Who gave the right password, from which known device, and what the attempt took."""
+
+    user: User
+    device: DeviceToken | None
+    claims: tuple[Claim, ...]
 
 
-def set_admin(session: Session, email: str) -> UUID | None:
-    user = find_by_email(session, email)
-    if user is None:
-        return None
-    user.is_admin = True
-    return user.id
-
-
-async def authenticate(backend: Backend, email: str, password: str) -> User:
+async def authenticate(
+    backend: Backend, email: str, password: str, client: Client, device: DeviceToken | None = None
+) -> Authenticated:
     """Who this is, by address and password; an older hash is replaced on the way.
 
-    Unknown address, wrong password and disabled account are one and the same refusal after
-    the same work. Raises Refusal(INVALID_CREDENTIALS or BUSY).
+    Unknown address, wrong password, disabled account and unverified address are one and the same
+    refusal after the same work. Raises Refusal(INVALID_CREDENTIALS, TOO_MANY_ATTEMPTS or BUSY).
     """
-    user = await backend.database.read(find_by_email, email)
+    backend.passwords.refuse_if_full()
+    attempt = await backend.database.write(begin_attempt, backend, email, client, device)
+    user, known_device, claims = attempt
     stored = user.hashed_password if user else None
     verification = await backend.passwords.verify(password, stored)
-    if user is None or not verification.correct or not user.is_active:
-        log_event("login_failed", user_id=user.id if user else None)
+    if user is None or not verification.correct or not may_log_in(backend, user):
+        user_id = user.id if user else None
+        await backend.database.write(audit.record, Event.LOGIN_FAILED, client, user_id=user_id)
         raise Refusal(Reason.INVALID_CREDENTIALS)
     if replacement := verification.replacement:
         if not await backend.database.write(replace_hash, user, replacement):
-            return await authenticate(backend, email, password)  # it changed meanwhile: look again
+            # It changed meanwhile: look again.
+            return await authenticate(backend, email, password, client, device)
         user.hashed_password = replacement
-    return user
+    return Authenticated(user, known_device, claims)
+
+
+def begin_attempt(
+    session: Session, backend: Backend, email: str, client: Client, device: DeviceToken | None
+) -> tuple[User | None, DeviceToken | None, tuple[Claim, ...]]:
+    """Taken before the password is looked at: of many at the same time no more get through."""
+    user = find_by_email(session, email)
+    known = device if user and device and is_known(device, user) else None
+    if known:
+        claims = backend.throttle.known_device(known.device_id)
+    else:
+        claims = backend.throttle.log_in(email, client)
+    throttle.take(session, claims, client, user_id=user.id if user else None)
+    return user, known, claims
+
+
+def is_known(device: DeviceToken, user: User) -> bool:
+    """Not from before the password changed: a thief's browser would stay known."""
+    return device.user_id == user.id and device.n >= to_microseconds(user.password_changed_at)
+
+
+def may_log_in(backend: Backend, user: User) -> bool:
+    verified = user.email_verified or not backend.settings.require_verified_email
+    return user.is_active and verified
 
 
 def find_by_email(session: Session, email: str) -> User | None:
@@ -89,3 +185,50 @@ def replace_hash(session: Session, user: User, replacement: str) -> bool:
     unchanged = (col(User.id) == user.id, col(User.hashed_password) == user.hashed_password)
     replaced = update(User).where(*unchanged).values(hashed_password=replacement)
     return session.connection().execute(replaced).rowcount == 1
+
+
+async def confirm_password(backend: Backend, user: User, password: str, client: Client) -> None:
+    """Step-up: whoever is logged in says once more who they are (ASVS 5.0, 7.5.1).
+
+    Raises Refusal(WRONG_PASSWORD, TOO_MANY_ATTEMPTS or BUSY).
+    """
+    backend.passwords.refuse_if_full()
+    claims = backend.throttle.confirm_password(user.id)
+    await backend.database.write(throttle.take, claims, client, user_id=user.id)
+    verification = await backend.passwords.verify(password, user.hashed_password)
+    if not verification.correct:
+        await backend.database.write(
+            audit.record, Event.PASSWORD_REFUSED, client, user_id=user.id, actor_id=user.id
+        )
+        raise Refusal(Reason.WRONG_PASSWORD)
+    await backend.database.write(throttle.give_back, claims)
+
+
+def lock_unchanged(session: Session, user: User) -> User:
+    """The row itself, if its password is still the one that was confirmed.
+
+    Raises Refusal(WRONG_PASSWORD): of two changes at the same time exactly one wins.
+    """
+    unchanged = select(User).where(
+        col(User.id) == user.id,
+        col(User.hashed_password) == user.hashed_password,
+        col(User.is_active),
+    )
+    row = session.exec(unchanged.with_for_update()).first()
+    if row is None:
+        raise Refusal(Reason.WRONG_PASSWORD)
+    return row
+
+
+async def promote(backend: Backend, email: str, client: Client) -> bool:
+    """Make the account with this address an administrator; False where there is none."""
+    return await backend.database.write(set_admin, email, client)
+
+
+def set_admin(session: Session, email: str, client: Client) -> bool:
+    user = find_by_email(session, email)
+    if user is None:
+        return False
+    user.is_admin = True
+    audit.record(session, Event.ADMIN_GRANTED, client, user_id=user.id)
+    return True

@@ -2,9 +2,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from app.core.config import Settings
+from app.core.password_policy import PasswordPolicy
 from app.core.passwords import Passwords
 from app.core.tokens import Tokens
 from app.db.session import Database
+from app.services.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +17,19 @@ class Backend:
     database: Database
     passwords: Passwords
     tokens: Tokens
+    policy: PasswordPolicy
+    throttle: Throttle
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """Connects to nothing yet. Raises SettingsError for unusable key files."""
+        """Connects to nothing yet. Raises SettingsError for unusable files."""
         return cls(
             settings,
             Database(settings),
             Passwords(settings.hashing_threads, settings.hashing_queue),
             Tokens(settings),
+            PasswordPolicy(settings),
+            Throttle(settings),
         )
 
     def close(self) -> None:

@@ -1,23 +1,27 @@
 """Logins: start, refresh, end. A login is a row, and ending it deletes the row."""
 
-import logging
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, or_
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, update
 from sqlmodel import Session, col, select
 
+from app.core.client import Client
 from app.core.config import Settings
 from app.core.logs import log_event
 from app.core.moments import MICROSECOND, to_microseconds
 from app.core.refusals import Reason, Refusal
 from app.core.rotation import Verdict, judge
 from app.core.tokens import AccessToken, ClientId, RefreshToken
-from app.models.login import LONGEST_USER_AGENT, Login
+from app.models.audit import Event
+from app.models.login import Login
+from app.models.mail import Template
 from app.models.user import User
+from app.services import audit, outbox, throttle
+from app.services.accounts import Authenticated
 from app.services.backend import Backend
 
 LONGEST_LIST = 100  # logins
@@ -31,23 +35,16 @@ CURRENT = (
     .where(col(Login.id) == bindparam("login_id"), col(User.id) == bindparam("user_id"))
 )
 LOCKED = (
-    select(Login, User.is_active)
+    select(Login, User)
     .join(User)
     .where(col(Login.id) == bindparam("login_id"))
     .with_for_update(of=Login)
 )
 
 
-class Client(NamedTuple):
-    """Where a request comes from."""
-
-    ip_address: str
-    user_agent: str
-
-
 async def start(
     backend: Backend,
-    user: User,
+    authenticated: Authenticated,
     client: Client,
     client_id: ClientId,
     *,
@@ -57,42 +54,97 @@ async def start(
 
     Raises Refusal(INVALID_CREDENTIALS) where the account changed while its password was hashed.
     """
-    now = datetime.now(UTC)
-    login = Login(
-        user_id=user.id,
-        client_id=client_id,
-        user_agent=client.user_agent[:LONGEST_USER_AGENT],
-        ip_address=client.ip_address,
-        created_at=now,
-        expires_at=now + backend.settings.absolute_lifetime,
-        last=to_microseconds(now),
-    )
-    await backend.database.write(insert_login, login, user.hashed_password, replacing)
-    log_event("login_started", user_id=user.id, login_id=login.id, ip_address=client.ip_address)
+    login = new_login(authenticated.user, client, client_id, backend.settings)
+    await backend.database.write(insert_login, backend, login, authenticated, client, replacing)
     return login
 
 
+def new_login(user: User, client: Client, client_id: ClientId, settings: Settings) -> Login:
+    now = datetime.now(UTC)
+    return Login(
+        user_id=user.id,
+        client_id=client_id,
+        user_agent=client.user_agent,
+        ip_address=client.ip_address,
+        created_at=now,
+        expires_at=now + settings.absolute_lifetime,
+        last=to_microseconds(now),
+    )
+
+
 def insert_login(
-    session: Session, login: Login, verified_hash: str, replacing: Collection[UUID]
+    session: Session,
+    backend: Backend,
+    login: Login,
+    authenticated: Authenticated,
+    client: Client,
+    replacing: Collection[UUID],
 ) -> None:
     """Hashing takes a while, and nothing is locked meanwhile: the account is looked at again.
 
     The lock makes a password change or a deletion wait until this login is there to be ended.
     """
-    unchanged = select(User.id).where(
-        col(User.id) == login.user_id,
-        col(User.hashed_password) == verified_hash,
-        col(User.is_active),
+    user, settings = authenticated.user, backend.settings
+    theirs = select(func.count(col(Login.id))).where(col(Login.user_id) == user.id)
+    familiar = select(func.count(col(Login.id))).where(
+        col(Login.user_id) == user.id,
+        col(Login.ip_address) == client.ip_address,
+        col(Login.user_agent) == client.user_agent,
     )
-    if session.exec(unchanged.with_for_update(read=True)).first() is None:
+    unchanged = (
+        update(User)
+        .where(
+            col(User.id) == user.id,
+            col(User.hashed_password) == user.hashed_password,
+            col(User.is_active),
+        )
+        .values(last_login_at=login.created_at)
+        .returning(theirs.scalar_subquery(), familiar.scalar_subquery())
+    )
+    row = session.connection().execute(unchanged).first()
+    if row is None:
         raise Refusal(Reason.INVALID_CREDENTIALS)
-    if replacing:
-        delete_logins(session, col(Login.id).in_(replacing))
+    count, familiar_logins = row
+    if replacing or count >= settings.sessions_per_user:
+        end_surplus(session, user, settings.sessions_per_user - 1, replacing)
     session.add(login)
+    audit.record(
+        session,
+        Event.LOGIN_STARTED,
+        client,
+        user_id=user.id,
+        actor_id=user.id,
+        login_id=login.id,
+        client_id=login.client_id,
+        known_device=authenticated.device is not None,
+    )
+    is_new = authenticated.device is None and user.last_login_at is not None
+    if login.client_id == ClientId.PROGRAM and familiar_logins:  # it keeps no cookies
+        is_new = False
+    if is_new and throttle.take_if_free(session, backend.throttle.notice(user.email)):
+        template = Template.NEW_DEVICE
+        outbox.enqueue(session, settings, template, user.email, client, user_id=user.id)
+    session.flush()
+    throttle.give_back(session, authenticated.claims)  # last, because others wait for these rows
+
+
+def end_surplus(session: Session, user: User, spared: int, replacing: Collection[UUID]) -> None:
+    """Those that the request brought along, and the least recently used above SESSIONS_PER_USER."""
+    by_use = (
+        select(Login.id)
+        .where(col(Login.user_id) == user.id, col(Login.id).not_in(replacing))
+        .order_by(col(Login.last).desc())
+        .offset(spared)
+    )
+    delete_logins(session, or_(col(Login.id).in_(replacing), col(Login.id).in_(by_use)))
 
 
 async def refresh(
-    backend: Backend, token: RefreshToken, client_id: ClientId, received_at: float
+    backend: Backend,
+    token: RefreshToken,
+    client_id: ClientId,
+    client: Client,
+    received_at: float,
 ) -> Login:
     """Rotate: judge what the token proves, and move the login on to its next token, `last`.
 
@@ -101,16 +153,11 @@ async def refresh(
     """
     if token.client_id != client_id:
         raise Refusal(Reason.NOT_AUTHENTICATED)
-    outcome = await backend.database.write(rotate, token, backend.settings, received_at)
+    outcome = await backend.database.write(rotate, token, backend, client, received_at)
     if isinstance(outcome, Login):
         return outcome
-    stolen = outcome.reason is Reason.TOKEN_REUSED
-    log_event(
-        outcome.reason,
-        logging.WARNING if stolen else logging.INFO,
-        user_id=outcome.user_id,
-        login_id=token.login_id,
-    )
+    if outcome.reason is not Reason.TOKEN_REUSED:  # which has left its trace with the audit
+        log_event(outcome.reason, user_id=outcome.user_id, login_id=token.login_id)
     raise Refusal(outcome.reason)
 
 
@@ -120,16 +167,17 @@ class Refused(NamedTuple):
 
 
 def rotate(
-    session: Session, token: RefreshToken, settings: Settings, received_at: float
+    session: Session, token: RefreshToken, backend: Backend, client: Client, received_at: float
 ) -> Login | Refused:
     """Refused is returned, not raised, so that the end of a stolen login is committed."""
+    settings = backend.settings
     row = session.exec(LOCKED, params={"login_id": token.login_id}).first()
     # A token that waited says when it was presented no longer: stale work is not evidence.
     if settings.grace and time.monotonic() - received_at > settings.grace.total_seconds() / 3:
         raise Refusal(Reason.BUSY)
     if row is None:
         return Refused(Reason.SESSION_REVOKED)
-    login, is_active = row
+    login, user = row
 
     now = datetime.now(UTC)
     verdict, lineage = judge(
@@ -137,8 +185,11 @@ def rotate(
     )
     if verdict is Verdict.THEFT:
         session.delete(login)
-        return Refused(Reason.TOKEN_REUSED, login.user_id)
-    if not is_active:
+        audit.record(session, Event.TOKEN_REUSED, client, user_id=user.id, login_id=login.id)
+        template = Template.TOKEN_REUSED
+        outbox.enqueue(session, settings, template, user.email, client, user_id=user.id)
+        return Refused(Reason.TOKEN_REUSED, user.id)
+    if not user.is_active:
         return Refused(Reason.SESSION_REVOKED, login.user_id)
     if login.has_expired(now, settings.idle_lifetime):
         return Refused(Reason.SESSION_EXPIRED, login.user_id)
@@ -185,31 +236,61 @@ def select_alive(session: Session, user_id: UUID, idle_lifetime: timedelta) -> S
     return session.exec(newest).all()
 
 
-async def end(backend: Backend, login_ids: Collection[UUID]) -> None:
+async def end(backend: Backend, login_ids: Collection[UUID], client: Client) -> None:
     """Log out of whatever is still there of these."""
-    if not login_ids:
-        return
-    ended = await backend.database.write(delete_logins, col(Login.id).in_(login_ids))
-    if ended:
-        log_event("login_ended", login_ids=[*login_ids])
+    if login_ids:
+        await backend.database.write(end_presented, login_ids, client)
 
 
-async def end_one(backend: Backend, user: User, login_id: UUID) -> None:
+def end_presented(session: Session, login_ids: Collection[UUID], client: Client) -> None:
+    ended = (
+        delete(Login)
+        .where(col(Login.id).in_(login_ids))
+        .returning(col(Login.id), col(Login.user_id))
+    )
+    for login_id, user_id in session.connection().execute(ended).all():
+        note_end(session, user_id, login_id, client)
+
+
+async def end_one(backend: Backend, user: User, login_id: UUID, client: Client) -> None:
     """Raises Refusal(NOT_FOUND), also for another user's login: nobody learns that it exists."""
-    theirs = and_(col(Login.id) == login_id, col(Login.user_id) == user.id)
-    if not await backend.database.write(delete_logins, theirs):
+    await backend.database.write(end_theirs, user.id, login_id, client)
+
+
+def end_theirs(session: Session, user_id: UUID, login_id: UUID, client: Client) -> None:
+    theirs = and_(col(Login.id) == login_id, col(Login.user_id) == user_id)
+    if not delete_logins(session, theirs):
         raise Refusal(Reason.NOT_FOUND)
-    log_event("login_ended", user_id=user.id, login_ids=[login_id])
+    note_end(session, user_id, login_id, client)
 
 
-async def end_all(backend: Backend, user: User, *, sparing: UUID | None = None) -> int:
-    """Log out everywhere, but for the login spared. Says how many ended."""
-    theirs = col(Login.user_id) == user.id
+def note_end(session: Session, user_id: UUID, login_id: UUID, client: Client) -> None:
+    whose = {"user_id": user_id, "actor_id": user_id, "login_id": login_id}
+    audit.record(session, Event.LOGIN_ENDED, client, **whose)
+
+
+async def end_all(
+    backend: Backend,
+    user_id: UUID,
+    client: Client,
+    *,
+    actor_id: UUID,
+    sparing: UUID | None = None,
+) -> None:
+    """Log out everywhere, but for the login spared."""
+    await backend.database.write(delete_all, user_id, client, actor_id, sparing)
+
+
+def delete_all(
+    session: Session, user_id: UUID, client: Client, actor_id: UUID | None, sparing: UUID | None
+) -> None:
+    theirs = col(Login.user_id) == user_id
     if sparing:
         theirs = and_(theirs, col(Login.id) != sparing)
-    ended = await backend.database.write(delete_logins, theirs)
-    log_event("logins_ended", user_id=user.id, count=ended)
-    return ended
+    ended = delete_logins(session, theirs)
+    audit.record(
+        session, Event.LOGINS_ENDED, client, user_id=user_id, actor_id=actor_id, count=ended
+    )
 
 
 def delete_logins(session: Session, which: ColumnElement[bool]) -> int:

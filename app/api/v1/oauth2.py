@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from app.api.dependencies import BackendDep, ClientDep
 from app.api.errors import note_refusal
 from app.api.problems import PROBLEMS, RETRY_AFTER, problems
+from app.core.client import Client
 from app.core.moments import seconds_until
 from app.core.passwords import LONGEST_PASSWORD
 from app.core.refusals import Reason, Refusal
@@ -27,7 +28,6 @@ from app.models.user import (
 )
 from app.services import accounts, logins
 from app.services.backend import Backend
-from app.services.logins import Client
 
 
 class OAuth2Problem(BaseModel):
@@ -130,7 +130,7 @@ async def token(
     if grant_type == "password":
         login = await password_grant(backend, client, username, password)
     elif grant_type == "refresh_token":
-        login = await refresh_grant(backend, refresh_token, request.state.received_at)
+        login = await refresh_grant(backend, refresh_token, client, request.state.received_at)
     elif grant_type:
         raise OAuth2Error("unsupported_grant_type", "Use password or refresh_token.")
     else:
@@ -153,18 +153,20 @@ async def password_grant(backend: Backend, client: Client, username: str, passwo
         email = canonical_email(username)
     except ValueError:
         raise Refusal(Reason.INVALID_CREDENTIALS) from None
-    user = await accounts.authenticate(backend, email, password)
-    return await logins.start(backend, user, client, ClientId.PROGRAM)
+    authenticated = await accounts.authenticate(backend, email, password, client)
+    return await logins.start(backend, authenticated, client, ClientId.PROGRAM)
 
 
-async def refresh_grant(backend: Backend, refresh_token: str, received_at: float) -> Login:
+async def refresh_grant(
+    backend: Backend, refresh_token: str, client: Client, received_at: float
+) -> Login:
     if not refresh_token:
         raise OAuth2Error("invalid_request", "The parameter refresh_token is missing.")
     try:
         presented = backend.tokens.read_refresh(refresh_token)
     except InvalidToken:
         raise OAuth2Error("invalid_grant", "This refresh token is not valid.") from None
-    return await logins.refresh(backend, presented, ClientId.PROGRAM, received_at)
+    return await logins.refresh(backend, presented, ClientId.PROGRAM, client, received_at)
 
 
 def token_pair(backend: Backend, login: Login) -> TokenPair:
@@ -184,6 +186,7 @@ def token_pair(backend: Backend, login: Login) -> TokenPair:
 @router.post("/revoke", response_class=Response, responses=ERRORS)
 async def revoke(
     backend: BackendDep,
+    client: ClientDep,
     token: Annotated[str, Form(description="An access or a refresh token")] = "",
     token_type_hint: Annotated[str, Form(description="Not needed")] = "",
 ) -> None:
@@ -193,4 +196,4 @@ async def revoke(
     such a session (RFC 7009).
     """
     if login_id := backend.tokens.login_of(token):
-        await logins.end(backend, {login_id})
+        await logins.end(backend, {login_id}, client)

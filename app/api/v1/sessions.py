@@ -5,7 +5,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response, status
 
 from app.api.cookies import clear_cookies
-from app.api.dependencies import BackendDep, CurrentLogin
+from app.api.dependencies import BackendDep, ClientDep, CurrentLogin
 from app.api.problems import AUTHENTICATED, DATABASE, UNSAFE, problems
 from app.core.refusals import Reason
 from app.core.tokens import ClientId
@@ -37,14 +37,18 @@ async def list_sessions(current: CurrentLogin, backend: BackendDep) -> list[Sess
     responses=problems(*AUTHENTICATED, Reason.BAD_REQUEST, Reason.VALIDATION_FAILED, *UNSAFE),
 )
 async def end_sessions(
-    response: Response, current: CurrentLogin, backend: BackendDep, include_current: bool = False
+    response: Response,
+    current: CurrentLogin,
+    backend: BackendDep,
+    client: ClientDep,
+    include_current: bool = False,
 ) -> None:
     """Log out on all other devices.
 
     With `include_current=true` on this one too.
     """
     spared = None if include_current else current.login.id
-    await logins.end_all(backend, current.user, sparing=spared)
+    await logins.end_all(backend, current.user.id, client, actor_id=current.user.id, sparing=spared)
     if include_current:
         forget(response, current, backend)
 
@@ -56,10 +60,14 @@ async def end_sessions(
     responses=problems(*AUTHENTICATED, Reason.NOT_FOUND, Reason.VALIDATION_FAILED, *UNSAFE),
 )
 async def end_session(
-    session_id: UUID, response: Response, current: CurrentLogin, backend: BackendDep
+    session_id: UUID,
+    response: Response,
+    current: CurrentLogin,
+    backend: BackendDep,
+    client: ClientDep,
 ) -> None:
     """Log out on one device, which may be this one."""
-    await logins.end_one(backend, current.user, session_id)
+    await logins.end_one(backend, current.user, session_id, client)
     if session_id == current.login.id:
         forget(response, current, backend)
 

@@ -1,0 +1,12 @@
+"""The statements that are not portable: both databases have them, SQLAlchemy spells them apart."""
+
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, SQLModel
+
+
+def insert(session: Session, table: type[SQLModel]) -> Any:
+    """INSERT with on_conflict_do_update."""
+    dialect = session.get_bind().dialect.name
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

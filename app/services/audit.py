@@ -1,0 +1,65 @@
+"""Security events: each is a row in the transaction of its cause, and then a line in the log."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import event
+from sqlmodel import Session
+
+from app.core.client import Client
+from app.core.logs import log_event
+from app.models.audit import AuditEvent, Event
+
+SERIOUS = {Event.TOKEN_REUSED, Event.LIMIT_REACHED}
+FAILURES = {Event.LOGIN_FAILED, Event.PASSWORD_REFUSED, Event.TOKEN_REUSED, Event.LIMIT_REACHED}
+
+
+def record(
+    session: Session,
+    what: Event,
+    client: Client,
+    /,
+    *,
+    user_id: UUID | None = None,
+    actor_id: UUID | None = None,
+    login_id: UUID | None = None,
+    **details: Any,
+) -> None:
+    """user_id: whose account it is about. actor_id: who did it, as far as they were logged in.
+
+    details: plain JSON, and nothing secret or personal. The line follows when the transaction is
+    committed: what did not happen is in neither.
+    """
+    result = "failure" if what in FAILURES else "success"
+    session.add(
+        AuditEvent(
+            at=datetime.now(UTC),
+            event=what,
+            result=result,
+            user_id=user_id,
+            actor_id=actor_id,
+            login_id=login_id,
+            ip_address=client.ip_address,
+            user_agent=client.user_agent,
+            request_id=client.request_id,
+            details=details,
+        )
+    )
+
+    def log(_: Session) -> None:
+        log_event(
+            what,
+            logging.WARNING if what in SERIOUS else logging.INFO,
+            request_id=client.request_id or None,
+            result=result,
+            user_id=user_id,
+            actor_id=actor_id,
+            login_id=login_id,
+            ip_address=client.ip_address,
+            user_agent=client.user_agent,
+            **details,
+        )
+
+    event.listen(session, "after_commit", log, once=True)
