@@ -90,6 +90,61 @@ WRONG_ORIGINS = [
     "https://good.example,bad",
     '["https://app.example.com"]',
 ]
+WRONG_MAIL_SERVERS = [
+    "mail.example.com",
+    "mail.example.com:587",
+    "http://mail.example.com",
+    "smtp+tls://mail.example.com",
+    "smtp:",
+    "smtp://",
+    "smtp://:587",
+    "smtp://user:word@",
+    "smtp://user:word@:587",
+    "smtp://mail.example.com:0",
+    "smtp://mail.example.com:65536",
+    "smtp://mail.example.com:smtp",
+    "smtp://mail.example.com:-1",
+    "smtp://mail example.com",
+    "smtp://mail.example.com,mail.example.org",
+    "smtp://-mail.example.com",
+    "smtp://mail..example.com",
+    "smtp://[::1",
+    "smtp://[mail.example.com]",
+    "smtp://user@mail.example.com",
+    "smtp://user:@mail.example.com",
+    "smtp://:word@mail.example.com",
+    "smtp://us er:word@mail.example.com:port",
+    "smtp://user:wo%0Ard@mail.example.com",
+    "smtp://user:wo%00rd@mail.example.com",
+    "smtp://user:wörd@mail.example.com",
+    "smtp://user:50%@mail.example.com",
+    "smtp://user:wo/rd@mail.example.com",
+    "smtp://user:wo#rd@mail.example.com",
+    "smtp://user:wo?rd@mail.example.com",
+    "smtp://mail.example.com/path",
+    "smtp://mail.example.com?tls=no",
+    "smtp://mail.example.com?",
+    "smtp://mail.example.com#x",
+]
+WRONG_SENDERS = [
+    "Example",
+    "example.com",
+    "@example.com",
+    "no-reply@",
+    "no reply@example.com",
+    "no-reply@exam ple.com",
+    "no-reply@example.com, other@example.com",
+    "Example <no-reply@example.com> trailing",
+    "Example <no-reply@example.com",
+    "Example <<no-reply@example.com>>",
+    "Example <no-reply@example.com> <other@example.com>",
+    "Example <>",
+    "Example\r\nBcc: eve@example.com <no-reply@example.com>",
+    "Example <no-reply@example.com\nBcc: eve@example.com>",
+    "no..reply@example.com",
+    "no-reply@-example.com",
+    f"{'x' * 201}@example.com",
+]
 WRONG_VALUES = {
     "SECRET_KEY": [*SHORT_SECRETS, *SAMPLE_SECRETS],
     "SECRET_KEY_FALLBACKS": ["short", "a" * 64, f"{KEY},short"],
@@ -109,12 +164,15 @@ WRONG_VALUES = {
     "HASHING_THREADS": ["0", "-1", "257", "all"],
     "HASHING_QUEUE": ["0", "-1", "10001", "long"],
     "REGISTRATION_OPEN": ["perhaps"],
+    "SMTP_URL": WRONG_MAIL_SERVERS,
+    "MAIL_FROM": WRONG_SENDERS,
     "ENABLE_TOKEN_ENDPOINT": ["perhaps"],
     "ENABLE_DOCS": ["perhaps"],
 }
 REFUSALS = [(key, value) for key, values in WRONG_VALUES.items() for value in values]
 
 
+@pytest.mark.proves("9.1.2", "11.2.3", "JWT-07")
 @pytest.mark.parametrize(("key", "value"), REFUSALS)
 def test_a_wrong_value_is_refused_in_one_sentence_with_its_key_and_what_to_put_there(
     environment: Environment, key: str, value: str
@@ -208,9 +266,16 @@ SECRETS = [
     {"DATABASE_URL": "postgresql://ada:hunter2@host:port/db"},
     {"DATABASE_URL": "postgresql+asyncpg://ada:hunter2@host/db", "DEBUG": "maybe"},
     {"REFRESH_GRACE_SECONDS": "1000", "DATABASE_URL": "postgresql://ada:hunter2@host/db"},
+    {"SMTP_URL": "hunter2"},
+    {"SMTP_URL": "smtp://ada:hunter2@host:port"},
+    {"SMTP_URL": "smtp://ada:hunter2/@host"},
+    {"SMTP_URL": "smtp://ada:hunter2%@host"},
+    {"SMTP_URL": "smtp://:hunter2@host"},
+    {"SMTP_URL": "smtp://ada:hunter2@ho st", "DEBUG": "maybe"},
 ]
 
 
+@pytest.mark.proves("13.3.2", "CFG-06")
 @pytest.mark.parametrize("values", SECRETS)
 def test_no_sentence_shows_a_secret(environment: Environment, values: dict[str, str]) -> None:
     sentences = environment.refused(**values)
@@ -218,6 +283,7 @@ def test_no_sentence_shows_a_secret(environment: Environment, values: dict[str, 
     assert "hunter2" not in " ".join(sentences)
 
 
+@pytest.mark.proves("13.3.2", "CFG-06")
 def test_printing_the_settings_shows_no_secret(environment: Environment) -> None:
     key = secrets.token_hex(32)
     former = secrets.token_hex(32)
@@ -225,11 +291,16 @@ def test_printing_the_settings_shows_no_secret(environment: Environment) -> None
         SECRET_KEY=key,
         SECRET_KEY_FALLBACKS=former,
         DATABASE_URL="postgresql://ada:hunter2@host/db",
+        SMTP_URL="smtp://ada:hunter2@mail.example.com",
+        MAIL_FROM="a@example.com",
+        PUBLIC_URL="https://auth.example.com",
     )
     for shown in (
         repr(settings),
         str(settings),
         repr(settings.database),
+        repr(settings.smtp_server),
+        str(settings.smtp_server),
         settings.model_dump_json(),
     ):
         assert not any(secret in shown for secret in (key, former, "hunter2"))
@@ -238,6 +309,7 @@ def test_printing_the_settings_shows_no_secret(environment: Environment) -> None
 # Values as they are meant
 
 
+@pytest.mark.proves("7.1.1")
 def test_the_defaults_are_those_of_the_documentation(environment: Environment) -> None:
     settings = environment.load()
     assert settings.debug is False
@@ -323,6 +395,7 @@ def test_an_origin_is_taken_as_a_browser_sends_it(environment: Environment, orig
     assert environment.load(BACKEND_CORS_ORIGINS=origin).backend_cors_origins == (origin,)
 
 
+@pytest.mark.proves("13.4.5")
 @pytest.mark.parametrize(
     ("debug", "enable_docs", "shown"),
     [("true", "", True), ("false", "", False), ("true", "false", False), ("false", "true", True)],
@@ -331,6 +404,121 @@ def test_the_docs_follow_debug_unless_told_otherwise(
     environment: Environment, debug: str, enable_docs: str, shown: bool
 ) -> None:
     assert environment.load(DEBUG=debug, ENABLE_DOCS=enable_docs).docs_enabled is shown
+
+
+MAIL = {
+    "SMTP_URL": "smtp://mail.example.com",
+    "MAIL_FROM": "Example <no-reply@example.com>",
+    "PUBLIC_URL": "https://auth.example.com",
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls"),
+    [
+        ("smtp://mail.example.com", "mail.example.com", 587, False),
+        ("smtps://mail.example.com", "mail.example.com", 465, True),
+        ("smtp://mail.example.com:2525", "mail.example.com", 2525, False),
+        ("SMTPS://Mail.Example.com:1/", "mail.example.com", 1, True),
+        ("smtp://[2001:db8::1]:25", "2001:db8::1", 25, False),
+        ("smtp://localhost:25", "localhost", 25, False),
+        ("smtp://mail_relay", "mail_relay", 587, False),
+    ],
+)
+def test_a_mail_server_has_a_host_a_port_and_a_protection(
+    environment: Environment, url: str, host: str, port: int, tls: bool
+) -> None:
+    server = environment.load(**MAIL | {"SMTP_URL": url}).smtp_server
+    assert server
+    assert (server.host, server.port, server.tls) == (host, port, tls)
+    assert (server.user, server.password) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("written", "user", "password"),
+    [
+        ("ada:hunter2", "ada", "hunter2"),
+        ("ada%40example.com:p%40ss%3A%2F%3F%23%25", "ada@example.com", "p@ss:/?#%"),
+        ("ada@example.com:hunter2", "ada@example.com", "hunter2"),
+        ("ada:a+b%20c:d", "ada", "a+b c:d"),
+    ],
+)
+def test_user_and_password_are_decoded(
+    environment: Environment, written: str, user: str, password: str
+) -> None:
+    server = environment.load(**MAIL | {"SMTP_URL": f"smtp://{written}@host"}).smtp_server
+    assert server
+    assert (server.user, server.password) == (user, password)
+
+
+@pytest.mark.proves("12.3.1")
+@pytest.mark.parametrize(
+    ("host", "is_this_machine"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("[::1]", True),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("mail.example.com", False),
+    ],
+)
+def test_only_this_machine_is_spoken_to_in_the_clear(
+    environment: Environment, host: str, is_this_machine: bool
+) -> None:
+    server = environment.load(**MAIL | {"SMTP_URL": f"smtp://{host}"}).smtp_server
+    assert server
+    assert server.is_this_machine is is_this_machine
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "address"),
+    [
+        ("Example <no-reply@example.com>", "Example", "no-reply@example.com"),
+        ('"Example, Inc." <a@example.com>', "Example, Inc.", "a@example.com"),
+        ("Bücher & Mehr <a+b@Example.COM>", "Bücher & Mehr", "a+b@example.com"),
+        ("no-reply@example.com", "", "no-reply@example.com"),
+        ("<no-reply@example.com>", "", "no-reply@example.com"),
+        ("Intranet <auth@mail.corp.local>", "Intranet", "auth@mail.corp.local"),
+    ],
+)
+def test_a_sender_has_a_name_or_none(
+    environment: Environment, written: str, name: str, address: str
+) -> None:
+    sender = environment.load(MAIL_FROM=written).sender
+    assert (sender.name, sender.address) == (name, address)
+    assert sender.service == (name or address.partition("@")[2])
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [("MAIL_FROM", "MAIL_FROM"), ("PUBLIC_URL", "PUBLIC_URL")]
+)
+def test_a_mail_server_needs_a_sender_and_a_place_for_links_to_lead_to(
+    environment: Environment, missing: str, named: str
+) -> None:
+    (sentence,) = environment.refused(**{k: v for k, v in MAIL.items() if k != missing})
+    assert sentence.startswith(f"{named} is missing")
+    assert "put there " in sentence
+
+
+def test_verified_addresses_need_a_mail_server(environment: Environment) -> None:
+    (sentence,) = environment.refused(REQUIRE_VERIFIED_EMAIL="true")
+    assert sentence.startswith("SMTP_URL is missing")
+    assert "put there " in sentence
+
+
+@pytest.mark.proves("1.2.2", "UL-02")
+@pytest.mark.parametrize("key", ["PUBLIC_URL", "FRONTEND_URL"])
+@pytest.mark.parametrize(
+    "url",
+    ["javascript:alert(1)", "ftp://a.example", "https://", "//a.example", "https://a.example/?x="],
+)
+def test_links_lead_to_web_pages_only(environment: Environment, key: str, url: str) -> None:
+    (sentence,) = environment.refused(**{key: url})
+    assert sentence.startswith(key)
 
 
 def test_keys_of_other_programs_are_ignored(environment: Environment) -> None:
@@ -342,6 +530,7 @@ def test_settings_do_not_change_while_the_service_runs(environment: Environment)
         environment.load().debug = True
 
 
+@pytest.mark.proves("13.3.4", "CFG-02")
 def test_a_former_secret_logs_nobody_out(make_client: ClientFactory) -> None:
     former, new = secrets.token_hex(32), secrets.token_hex(32)
     before = make_client(secret_key=former)
@@ -356,6 +545,7 @@ def test_a_former_secret_logs_nobody_out(make_client: ClientFactory) -> None:
     assert without.post("/api/v1/auth/refresh").status_code == 200  # signed anew on the way
 
 
+@pytest.mark.proves("13.3.4", "CFG-02")
 def test_a_secret_that_was_given_up_is_worth_nothing(make_client: ClientFactory) -> None:
     before = make_client(secret_key=secrets.token_hex(32))
     register(before)
@@ -400,6 +590,7 @@ def test_the_example_holds_every_setting_and_no_other() -> None:
     assert examples().keys() == {name.upper() for name in Settings.model_fields}
 
 
+@pytest.mark.proves("13.4.2", "ER-02")
 def test_the_example_is_in_force_for_a_laptop_only() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     in_force = [line for line in lines if line and not line.startswith("#")]

@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.core.smtp import Sender, SmtpServer, read_sender, read_smtp_url
+
 Algorithm = Literal["HS256", "EdDSA", "ES256"]
 
 # SHA-256 of secrets long enough to pass the length check that stand in tutorials:
@@ -216,6 +218,19 @@ class Settings(BaseSettings):
                 raise ValueError(f"browsers leave the port out of {origin!r}")
         return value
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _check_smtp_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            read_smtp_url(value.get_secret_value())
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _check_mail_from(cls, value: str) -> str:
+        read_sender(value)
+        return value
+
     @field_validator("frontend_url", "public_url")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
@@ -271,6 +286,11 @@ class Settings(BaseSettings):
                 "from the Host header; put there where this service is reached, such as "
                 "https://auth.example.com, or set FRONTEND_URL to where your own pages are"
             )
+        if self.smtp_url and self.sender.domain == "localhost":
+            raise ValueError(
+                "MAIL_FROM is missing: nobody takes mails from localhost; put there who yours are "
+                "from, such as Example <no-reply@example.com>"
+            )
         if self.require_verified_email and not self.sends_mail:
             raise ValueError(
                 "SMTP_URL is missing: REQUIRE_VERIFIED_EMAIL=true needs it; put there "
@@ -282,6 +302,14 @@ class Settings(BaseSettings):
     def sends_mail(self) -> bool:
         """DEBUG=true prints mails where there is no SMTP server."""
         return self.smtp_url is not None or self.debug
+
+    @cached_property
+    def smtp_server(self) -> SmtpServer | None:
+        return read_smtp_url(self.smtp_url.get_secret_value()) if self.smtp_url else None
+
+    @cached_property
+    def sender(self) -> Sender:
+        return read_sender(self.mail_from)
 
     @property
     def pages_url(self) -> str:

@@ -11,8 +11,6 @@ from sqlmodel import Session, col, select
 from app.core.refusals import Reason, Refusal
 from app.models.mail import OneTimeToken, Purpose
 
-LONGEST_ONE_TIME_TOKEN = 200  # characters; ours have 43
-
 LIFETIMES = {
     Purpose.VERIFY_EMAIL: timedelta(hours=24),  # the most that NIST SP 800-63B-4, 4.2.1 allows
     Purpose.RESET_PASSWORD: timedelta(hours=1),
@@ -71,9 +69,12 @@ def use(session: Session, token: OneTimeToken) -> None:
         raise Refusal(Reason.INVALID_ONE_TIME_TOKEN)
 
 
-def void(session: Session, user_id: UUID) -> None:
-    """All of a user's: what they were for has changed."""
-    session.connection().execute(delete(OneTimeToken).where(col(OneTimeToken.user_id) == user_id))
+def void(session: Session, user_id: UUID, purpose: Purpose | None = None) -> None:
+    """All of a user's, or those for one purpose: what they were for has changed."""
+    theirs = delete(OneTimeToken).where(col(OneTimeToken.user_id) == user_id)
+    if purpose:
+        theirs = theirs.where(col(OneTimeToken.purpose) == purpose)
+    session.connection().execute(theirs)
 
 
 def fingerprint(token: str) -> str:

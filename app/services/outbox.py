@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete
-from sqlmodel import Session, col
+from sqlalchemy import delete, func, or_
+from sqlmodel import Session, col, select
 
 from app.core.client import Client
 from app.core.config import Settings
@@ -50,7 +50,18 @@ def enqueue(
     )
 
 
-def void_links(session: Session, email: str) -> None:
-    """Mails with links that were not sent yet: what they were for has changed."""
-    void = delete(Mail).where(col(Mail.recipient) == email, col(Mail.template).in_([*PURPOSES]))
+def void_links(session: Session, email: str, user_id: UUID | None = None) -> None:
+    """Mails with links that were not sent yet: what they were for has changed.
+
+    With user_id also those on their way to an address that is not the user's yet.
+    """
+    theirs = [col(Mail.recipient) == email]
+    if user_id:
+        theirs.append(col(Mail.user_id) == user_id)
+    void = delete(Mail).where(or_(*theirs), col(Mail.template).in_([*PURPOSES]))
     session.connection().execute(void)
+
+
+def backlog(session: Session) -> tuple[int, datetime | None]:
+    """How many mails wait, and since when the oldest does."""
+    return session.exec(select(func.count(col(Mail.id)), func.min(Mail.created_at))).one()
