@@ -29,6 +29,7 @@ from app.db.session import Database
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import other_browser
+from tests.links import database_of
 from tests.people import ADA, log_in, register, who_am_i
 from tests.rows import (
     all_logins,
@@ -72,12 +73,14 @@ TAKEN = {
 }
 
 
+@pytest.mark.proves("6.2.5", "6.2.9", "PWD-03")
 @pytest.mark.parametrize("password", TAKEN.values(), ids=TAKEN.keys())
 def test_a_password_may_hold_anything_and_be_long(client: TestClient, password: str) -> None:
     assert register(client, ada_with(password)).status_code == 201
     assert log_in_with(client, password).status_code == 200
 
 
+@pytest.mark.proves("6.2.1")
 def test_length_is_counted_in_characters_not_in_bytes(client: TestClient) -> None:
     answer = register(client, ada_with("".join(EMOJI[:14])))  # 56 bytes
     assert refused_as(answer) == (422, "password_too_short")
@@ -91,6 +94,7 @@ def test_length_is_counted_after_composition(client: TestClient) -> None:
     assert refused_as(register(client, ada_with(decomposed))) == (422, "password_too_short")
 
 
+@pytest.mark.proves("6.2.1")
 @pytest.mark.parametrize("length", [1, 7, 8, 14])
 def test_a_short_password_is_refused(client: TestClient, database: Database, length: int) -> None:
     assert register(client, ada_with("".join(EMOJI[:length]))).status_code == 422
@@ -102,6 +106,7 @@ def test_an_empty_password_is_refused(client: TestClient) -> None:
     assert refused_as(log_in_with(client, "")) == (422, "validation_failed")
 
 
+@pytest.mark.proves("PWD-03")
 def test_a_password_of_more_than_1024_characters_is_refused(
     client: TestClient, database: Database
 ) -> None:
@@ -136,6 +141,7 @@ def test_the_shortest_length_does_not_lock_older_passwords_out(
     assert log_in_with(make_client(password_min_length=15), short).status_code == 200
 
 
+@pytest.mark.proves("6.2.4", "PWD-08")
 @pytest.mark.parametrize(
     "password",
     ["asdfghjklzxcvbnm", "ASDFGHJKLzxcvbnm", "123456789123456789123", "bobafett1234567", "z" * 20],
@@ -147,6 +153,7 @@ def test_a_common_password_is_refused(
     assert all_users(database) == []
 
 
+@pytest.mark.proves("6.2.5")
 def test_a_passphrase_may_contain_a_common_password(client: TestClient) -> None:
     assert register(client, ada_with("asdfghjklzxcvbnm is no good one")).status_code == 201
 
@@ -170,6 +177,7 @@ def log() -> Iterator[StringIO]:
     logging.root.removeHandler(handler)
 
 
+@pytest.mark.proves("16.2.5", "16.5.1")
 def test_no_answer_and_no_log_line_shows_a_password(client: TestClient, log: StringIO) -> None:
     secret = "an unusual walrus in the attic"
     answers = [
@@ -191,6 +199,7 @@ def test_no_answer_and_no_log_line_shows_a_password(client: TestClient, log: Str
 # What counts as the same password
 
 
+@pytest.mark.proves("6.2.8", "PWD-05")
 def test_composed_and_decomposed_letters_are_the_same(client: TestClient) -> None:
     """Keyboards differ in how they write é (NIST SP 800-63B-4, 3.1.1.2)."""
     composed = "café crème à la plage"
@@ -223,7 +232,9 @@ DIFFERENT = {
 }
 
 
-def test_what_only_looks_alike_is_another_password(client: TestClient) -> None:
+@pytest.mark.proves("PWD-05")
+def test_what_only_looks_alike_is_another_password(make_client: ClientFactory) -> None:
+    client = make_client(login_attempts_per_account=len(DIFFERENT))
     password = "five small figs in a café"
     register(client, ada_with(password))
     changed = {name: change(password) for name, change in DIFFERENT.items()}
@@ -232,12 +243,14 @@ def test_what_only_looks_alike_is_another_password(client: TestClient) -> None:
     assert answers == dict.fromkeys(DIFFERENT, (401, "invalid_credentials"))
 
 
+@pytest.mark.proves("6.2.8", "PWD-07")
 def test_spaces_around_a_password_are_part_of_it(client: TestClient) -> None:
     register(client, ada_with("  nine tall herons \n"))
     assert log_in_with(client, "nine tall herons").status_code == 401
     assert log_in_with(client, "  nine tall herons \n").status_code == 200
 
 
+@pytest.mark.proves("PWD-04")
 def test_what_follows_a_nul_counts(client: TestClient) -> None:
     register(client, ada_with("fifteen letters\0b"))
     for other in ("fifteen letters\0c", "fifteen letters\0", "fifteen letters"):
@@ -245,6 +258,7 @@ def test_what_follows_a_nul_counts(client: TestClient) -> None:
     assert log_in_with(client, "fifteen letters\0b").status_code == 200
 
 
+@pytest.mark.proves("6.2.8", "PWD-02")
 @pytest.mark.parametrize(
     "password",
     ["".join(chr(33 + i % 90) for i in range(130)), "".join(EMOJI[:25])],
@@ -289,6 +303,7 @@ def with_hash(client: TestClient, database: Database, hashed_password: str) -> N
     change_user(database, ADA["email"], hashed_password=hashed_password)
 
 
+@pytest.mark.proves("11.2.2", "PWD-11")
 def test_an_old_hash_logs_in_and_is_upgraded(client: TestClient, database: Database) -> None:
     register(client)
     for name, old_hash in OLD_HASHES.items():
@@ -332,6 +347,7 @@ def test_a_long_password_whose_end_bcrypt_ignored_logs_in_before_and_after_the_u
     assert log_in_with(client, LONG_PASSWORD).status_code == 200
 
 
+@pytest.mark.proves("PWD-02")
 @pytest.mark.parametrize("end", ["", "?" + LONG_PASSWORD[73:]], ids=["cut", "changed"])
 def test_from_its_upgrade_on_a_long_password_counts_to_its_end(
     client: TestClient, database: Database, end: str
@@ -469,9 +485,10 @@ UNUSABLE_HASHES = {
 }
 
 
-def test_a_damaged_or_disabled_hash_is_a_wrong_password(
-    client: TestClient, database: Database
-) -> None:
+@pytest.mark.proves("11.2.5", "PWD-11")
+def test_a_damaged_or_disabled_hash_is_a_wrong_password(make_client: ClientFactory) -> None:
+    client = make_client(login_attempts_per_account=len(UNUSABLE_HASHES))
+    database = database_of(client)
     register(client)
     answers = {}
     for name, unusable in UNUSABLE_HASHES.items():
@@ -549,29 +566,38 @@ failures = pytest.mark.parametrize(
 
 
 @failures
-def test_every_failed_log_in_costs_one_hash_and_one_query(
+def test_every_failed_log_in_costs_one_hash_and_three_statements(
     client: TestClient, database: Database, hashes: list[str], failure: Any
 ) -> None:
-    """Counted, because a clock would not tell apart what a patient attacker can."""
+    """Counted, because a clock would not tell apart what a patient attacker can.
+
+    The account is looked up, the attempt is taken from the budgets, the failure is noted.
+    """
     register(client)
     credentials = failure(client, database)
     hashes.clear()
     with statements(database) as sent:
         assert log_in(client, credentials).status_code == 401
     assert hashes == [TODAYS_HASH.removesuffix("p=1$")]
-    assert len(sent) == 1
+    beginnings = [" ".join(statement.split()[:3]) for statement in sent]
+    assert beginnings[0].startswith("SELECT")
+    assert beginnings[1:] == ["INSERT INTO budgets", "INSERT INTO audit_events"]
 
 
+@pytest.mark.proves("6.3.8", "EN-01")
 @failures
 def test_every_failed_log_in_has_the_same_answer(
     client: TestClient, database: Database, failure: Any
 ) -> None:
+    """Each from a network of its own, as the headers say what is left to the network."""
     register(client)
-    answer = log_in(client, failure(client, database))
+    answer = log_in(other_browser(client, "192.0.2.1"), failure(client, database))
     assert refused_as(answer) == (401, "invalid_credentials")
-    assert differences(answer, log_in(client, ADA | {"email": "nobody2@example.com"})) == set()
+    stranger = ADA | {"email": "nobody2@example.com"}
+    assert differences(answer, log_in(other_browser(client, "192.0.2.2"), stranger)) == set()
 
 
+@pytest.mark.proves("6.3.4", "EN-01")
 @failures
 def test_every_failed_password_grant_has_the_same_answer(
     client: TestClient, database: Database, hashes: list[str], failure: Any
@@ -580,9 +606,13 @@ def test_every_failed_password_grant_has_the_same_answer(
     credentials = failure(client, database)
     hashes.clear()
     answers = []
-    for email in (credentials["email"], "nobody2@example.com"):
+    for email, network in (
+        (credentials["email"], "192.0.2.1"),
+        ("nobody2@example.com", "192.0.2.2"),
+    ):
         form = {"username": email, "password": credentials["password"], "grant_type": "password"}
-        answers.append(client.post("/api/v1/auth/token", data=form))
+        program = other_browser(client, network)
+        answers.append(program.post("/api/v1/auth/token", data=form))
     assert answers[0].json()["error"] == "invalid_grant"
     assert differences(*answers) == set()
     assert len(hashes) == 2
@@ -622,6 +652,7 @@ class HeldUp:
         return Verification(False)
 
 
+@pytest.mark.proves("15.2.2")
 def test_when_the_hashing_queue_is_full_log_ins_are_told_to_come_back(
     make_client: ClientFactory, held_up: HeldUp
 ) -> None:
@@ -644,6 +675,7 @@ def test_when_the_hashing_queue_is_full_log_ins_are_told_to_come_back(
     assert held_up.most == 2
 
 
+@pytest.mark.proves("15.4.1")
 def test_the_queue_has_room_again_when_its_work_is_done(
     make_client: ClientFactory, held_up: HeldUp
 ) -> None:
@@ -665,6 +697,7 @@ def test_a_hash_that_fails_gives_its_place_back() -> None:
     asyncio.run(fail_three_times())
 
 
+@pytest.mark.proves("15.2.2")
 def test_there_are_as_many_hashing_threads_as_cores(held_up: HeldUp) -> None:
     """More would only take memory: 19 MiB each."""
 

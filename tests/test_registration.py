@@ -27,21 +27,27 @@ def with_email(email: object) -> dict[str, Any]:
 # What comes back and what is stored
 
 
+@pytest.mark.proves("15.3.1", "MA-03")
 def test_a_new_user_is_told_what_was_stored_and_no_more(client: TestClient) -> None:
     answer = register(client, ADA, full_name="Ada Lovelace")
     assert answer.status_code == 201
     user = answer.json()
     assert UUID(user.pop("id")).version == 7
-    created_at = datetime.fromisoformat(user.pop("created_at"))
-    assert timedelta(0) <= datetime.now(UTC) - created_at < timedelta(minutes=1)
+    for moment in ("created_at", "password_changed_at"):
+        stored = datetime.fromisoformat(user.pop(moment))
+        assert timedelta(0) <= datetime.now(UTC) - stored < timedelta(minutes=1)
     assert user == {
         "email": "ada@example.com",
+        "email_verified": False,
         "full_name": "Ada Lovelace",
         "is_active": True,
         "is_admin": False,
+        "must_change_password": False,
+        "last_login_at": None,
     }
 
 
+@pytest.mark.proves("6.3.4")
 def test_signing_up_logs_nobody_in(client: TestClient, database: Database) -> None:
     assert "set-cookie" not in register(client).headers
     assert who_am_i(client).status_code == 401
@@ -60,6 +66,7 @@ def test_a_name_is_optional(client: TestClient) -> None:
     assert register(client, BOB | {"full_name": None}).json()["full_name"] is None  # type: ignore[dict-item]
 
 
+@pytest.mark.proves("1.3.7", "SQ-03")
 @pytest.mark.parametrize(
     "name",
     [
@@ -81,6 +88,7 @@ def test_a_name_is_trimmed(client: TestClient) -> None:
     assert register(client, ADA, full_name="  Ada  ").json()["full_name"] == "Ada"
 
 
+@pytest.mark.proves("1.3.11")
 @pytest.mark.parametrize(
     "name", ["A\0da", "Ada\r\nBcc: all@example.com", "Ada\x1b[31m", "A" * 201, 5, ["Ada"], {}]
 )
@@ -104,6 +112,7 @@ SAME_MAILBOX = {
 }
 
 
+@pytest.mark.proves("EM-01")
 def test_every_spelling_of_an_address_is_one_account(
     client: TestClient, database: Database
 ) -> None:
@@ -124,6 +133,7 @@ def test_every_spelling_of_an_address_logs_in(client: TestClient) -> None:
         assert get_tokens(client, with_email(email))["token_type"] == "Bearer"
 
 
+@pytest.mark.proves("EM-01")
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -144,6 +154,7 @@ def test_two_ways_to_write_the_same_letters_are_one_account(
     assert len(all_users(database)) == 1
 
 
+@pytest.mark.proves("EM-03")
 @pytest.mark.parametrize(
     "look_alike",
     ["m\u0131ke", "m\u0130ke", "\uff4dike", "mik\u0435"],
@@ -213,6 +224,7 @@ NO_ADDRESSES = {
 }
 
 
+@pytest.mark.proves("1.3.11", "2.2.1")
 def test_what_is_no_address_is_refused(client: TestClient, database: Database) -> None:
     registering = {
         name: refused_as(register(client, with_email(email)))
@@ -292,6 +304,7 @@ FIELDS_TOO_MANY = {
 }
 
 
+@pytest.mark.proves("8.2.3", "15.3.3", "MA-01")
 def test_a_registration_with_a_field_too_many_is_refused(
     client: TestClient, database: Database
 ) -> None:
@@ -308,6 +321,7 @@ def test_a_log_in_with_a_field_too_many_is_refused(client: TestClient) -> None:
     assert refused_as(answer) == (422, "validation_failed")
 
 
+@pytest.mark.proves("8.3.1")
 def test_rights_in_the_query_are_no_rights(client: TestClient) -> None:
     answer = client.post("/api/v1/auth/register?is_admin=true&role=admin", json=ADA)
     assert (answer.status_code, answer.json()["is_admin"]) == (201, False)

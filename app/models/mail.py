@@ -9,7 +9,12 @@ from sqlalchemy import JSON, CheckConstraint
 from sqlmodel import Field, SQLModel
 
 from app.core.identifiers import new_id
-from app.models.user import LONGEST_EMAIL
+from app.core.passwords import LONGEST_PASSWORD
+from app.models.base import Input
+from app.models.user import EXAMPLE_PASSWORD, LONGEST_EMAIL, NewPassword
+
+LONGEST_ONE_TIME_TOKEN = 200  # characters; ours have 43
+EXAMPLE_TOKEN = "dGhpcyBpcyBub3QgYSB0b2tlbiBvZiBhbnlib2R5IQ"
 
 
 class Template(StrEnum):
@@ -41,6 +46,21 @@ PURPOSES = {
     Template.INVITATION: Purpose.RESET_PASSWORD,
     Template.CONFIRM_EMAIL: Purpose.CONFIRM_EMAIL,
 }
+
+
+class LinkToken(Input):
+    token: str = Field(
+        min_length=1,
+        max_length=LONGEST_ONE_TIME_TOKEN,
+        description="From the mailed link, behind `#token=`.",
+        schema_extra={"examples": [EXAMPLE_TOKEN]},
+    )
+
+
+class NewPasswordByLink(LinkToken):
+    password: NewPassword = Field(
+        max_length=LONGEST_PASSWORD, schema_extra={"examples": [EXAMPLE_PASSWORD]}
+    )
 
 
 class Mail(SQLModel, table=True):

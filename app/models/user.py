@@ -6,13 +6,13 @@ from typing import Annotated
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, WithJsonSchema
-from sqlalchemy import UniqueConstraint, false, text
+from pydantic import AfterValidator, StrictBool, WithJsonSchema
+from sqlalchemy import Index, UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from app.core.identifiers import new_id
 from app.core.passwords import LONGEST_PASSWORD, SHORTEST_PASSWORD
-from app.models.base import Input
+from app.models.base import Input, PageQuery
 
 LONGEST_EMAIL = 254  # characters: RFC 5321, 4.5.3.1.3, less the angle brackets
 
@@ -75,7 +75,15 @@ class UserBase(SQLModel):
 
 class User(UserBase, table=True):
     __tablename__ = "users"  # `user` is a function in PostgreSQL
-    __table_args__ = (UniqueConstraint("email"),)
+    __table_args__ = (
+        UniqueConstraint("email"),
+        Index(  # few among many: the last one must not go
+            "ix_users_admins",
+            "id",
+            postgresql_where=text("is_admin"),
+            sqlite_where=text("is_admin = 1"),
+        ),
+    )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     hashed_password: str = Field(max_length=500)
@@ -99,6 +107,64 @@ class UserCreate(UserBase, Input):
     )
 
 
+class UserUpdate(Input):
+    full_name: FullName = Field(
+        default=None, max_length=200, schema_extra={"examples": ["Ada King, Countess of Lovelace"]}
+    )
+
+
+class UserUpdateByAdmin(UserUpdate):
+    """No address and no password: those are for their owner alone. Left out is left as it is."""
+
+    is_active: StrictBool = Field(
+        default=None, description="`false` ends every session, and nobody can log in."
+    )
+    is_admin: StrictBool = Field(default=None)
+    must_change_password: StrictBool = Field(
+        default=None, description="`true`: until then, nothing else is allowed."
+    )
+
+
+class UserInvite(UserBase, Input):
+    is_admin: StrictBool = False
+
+
+class PasswordChange(Input):
+    current_password: Password = Field(
+        min_length=1,
+        max_length=LONGEST_PASSWORD,
+        schema_extra={"examples": [EXAMPLE_PASSWORD]},
+    )
+    new_password: NewPassword = Field(
+        max_length=LONGEST_PASSWORD, schema_extra={"examples": ["seven loud geese on ice"]}
+    )
+
+
+class EmailChange(Input):
+    password: Password = Field(
+        min_length=1,
+        max_length=LONGEST_PASSWORD,
+        schema_extra={"examples": [EXAMPLE_PASSWORD]},
+    )
+    email: EmailAddress = Field(
+        max_length=LONGEST_EMAIL, schema_extra={"examples": ["ada.king@example.com"]}
+    )
+
+
+class Confirmation(Input):
+    password: Password = Field(
+        min_length=1,
+        max_length=LONGEST_PASSWORD,
+        schema_extra={"examples": [EXAMPLE_PASSWORD]},
+    )
+
+
+class EmailOnly(Input):
+    email: EmailAddress = Field(
+        max_length=LONGEST_EMAIL, schema_extra={"examples": [EXAMPLE_EMAIL]}
+    )
+
+
 class Accepted(SQLModel):
     """The same answer whatever the address: nobody learns who has an account."""
 
@@ -114,3 +180,19 @@ class UserPublic(UserBase):
     created_at: datetime
     password_changed_at: datetime
     last_login_at: datetime | None
+
+
+class UserQuery(PageQuery):
+    search: FullName = Field(
+        default=None,
+        max_length=LONGEST_EMAIL,
+        description="A part of the address or the name, in upper or lower case.",
+    )
+    is_active: bool | None = None
+    is_admin: bool | None = None
+    email_verified: bool | None = None
+
+
+class UserPage(SQLModel):
+    items: list[UserPublic]
+    next: UUID | None = Field(description="Give it as `after` for the next page.")

@@ -1,5 +1,8 @@
 """Accounts: sign up, and find out who somebody is by their password."""
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -8,18 +11,21 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
+from app.core.identifiers import lowest_id
 from app.core.moments import to_microseconds
 from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import DeviceToken
 from app.db.upsert import insert
-from app.models.audit import Event
+from app.models.audit import AuditEvent, Event
 from app.models.login import Login
 from app.models.mail import OneTimeToken, Template
 from app.models.user import User, UserCreate
 from app.services import audit, outbox, throttle
 from app.services.backend import Backend
 from app.services.throttle import Claim
+
+TIME_TO_LOG_IN = timedelta(hours=1)  # after a reset, from where it was made
 
 
 async def register(backend: Backend, new_user: UserCreate, client: Client) -> User | None:
@@ -34,18 +40,31 @@ async def register(backend: Backend, new_user: UserCreate, client: Client) -> Us
     await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
     backend.passwords.refuse_if_full()
     if settings.sends_mail:
-        claims = backend.throttle.ask_for_mail(new_user.email, client)
+        template = Template.VERIFY_EMAIL
+        claims = backend.throttle.ask_for_mail(template, new_user.email, client)
     else:
         claims = backend.throttle.sign_up(client)
     await backend.database.write(throttle.take, claims, client)
-    user = User.model_validate(
-        new_user, update={"hashed_password": await backend.passwords.hash(new_user.password)}
-    )
+    async with given_back_if_busy(backend, claims):
+        hashed_password = await backend.passwords.hash(new_user.password)
+    user = User.model_validate(new_user, update={"hashed_password": hashed_password})
     if settings.require_verified_email:
         await backend.database.write(insert_or_replace, backend, user, client)
         return None
     await backend.database.write(insert_user, backend, user, client, welcome=True)
     return user
+
+
+@asynccontextmanager
+async def given_back_if_busy(backend: Backend, claims: Sequence[Claim]) -> AsyncIterator[None]:
+    """The queue was full after all, so nothing was tried: a flood of others' log-ins must not use
+    up anybody's budget.
+    """
+    try:
+        yield
+    except Refusal:
+        await backend.database.write(throttle.give_back, claims)
+        raise
 
 
 def insert_or_replace(session: Session, backend: Backend, user: User, client: Client) -> None:
@@ -60,20 +79,22 @@ def insert_or_replace(session: Session, backend: Backend, user: User, client: Cl
         col(User.email_verified).is_(False),
         col(User.hashed_password) != NO_PASSWORD,  # invited: their mailbox decides
     )
+    statement = insert(session, User).values(**user.model_dump())
+    new = statement.excluded
+    replaced = {name: new[name] for name in ("hashed_password", "full_name", "password_changed_at")}
+    statement = statement.on_conflict_do_update(
+        index_elements=["email"], set_=replaced, where=never_verified[1] & never_verified[2]
+    )
+    whose_now = session.connection().execute(statement.returning(col(User.id))).scalar()
+    # Under the lock on the user's row, which the courier takes before it makes a token: otherwise
+    # a link that it was just making for the former password would confirm the new one.
     whose = select(User.id).where(*never_verified).scalar_subquery()
     session.connection().execute(delete(OneTimeToken).where(col(OneTimeToken.user_id) == whose))
     session.connection().execute(delete(Login).where(col(Login.user_id) == whose))
     outbox.void_links(session, user.email)
-    statement = insert(session, User).values(**user.model_dump())
-    new = statement.excluded
-    replaced = {name: new[name] for name in ("hashed_password", "full_name", "password_changed_at")}
-    session.connection().execute(
-        statement.on_conflict_do_update(
-            index_elements=["email"], set_=replaced, where=never_verified[1] & never_verified[2]
-        )
-    )
     outbox.enqueue(session, backend.settings, Template.VERIFY_EMAIL, user.email, client, new=True)
-    audit.record(session, Event.REGISTRATION_REQUESTED, client)
+    event = Event.USER_CREATED if whose_now == user.id else Event.REGISTRATION_REQUESTED
+    audit.record(session, event, client, user_id=whose_now)
 
 
 async def create_user(backend: Backend, new_user: UserCreate, client: Client) -> User:
@@ -138,17 +159,20 @@ async def authenticate(
     backend.passwords.refuse_if_full()
     attempt = await backend.database.write(begin_attempt, backend, email, client, device)
     user, known_device, claims = attempt
-    stored = user.hashed_password if user else None
-    verification = await backend.passwords.verify(password, stored)
-    if user is None or not verification.correct or not may_log_in(backend, user):
-        user_id = user.id if user else None
-        await backend.database.write(audit.record, Event.LOGIN_FAILED, client, user_id=user_id)
-        raise Refusal(Reason.INVALID_CREDENTIALS)
-    if replacement := verification.replacement:
-        if not await backend.database.write(replace_hash, user, replacement):
-            # It changed meanwhile: look again.
-            return await authenticate(backend, email, password, client, device)
-        user.hashed_password = replacement
+    while True:
+        stored = user.hashed_password if user else None
+        async with given_back_if_busy(backend, claims):
+            verification = await backend.passwords.verify(password, stored)
+        if user is None or not verification.correct or not may_log_in(backend, user):
+            user_id = user.id if user else None
+            await backend.database.write(audit.record, Event.LOGIN_FAILED, client, user_id=user_id)
+            raise Refusal(Reason.INVALID_CREDENTIALS)
+        if verification.replacement is None:
+            break
+        if await backend.database.write(replace_hash, user, verification.replacement):
+            user.hashed_password = verification.replacement
+            break
+        user = await backend.database.read(find_again, user)  # it changed meanwhile: look again
     return Authenticated(user, known_device, claims)
 
 
@@ -160,6 +184,8 @@ def begin_attempt(
     known = device if user and device and is_known(device, user) else None
     if known:
         claims = backend.throttle.known_device(known.device_id)
+    elif user and has_just_reset(session, user, client):
+        claims = backend.throttle.known_device(f"{user.id}:{client.network}")
     else:
         claims = backend.throttle.log_in(email, client)
     throttle.take(session, claims, client, user_id=user.id if user else None)
@@ -171,6 +197,21 @@ def is_known(device: DeviceToken, user: User) -> bool:
     return device.user_id == user.id and device.n >= to_microseconds(user.password_changed_at)
 
 
+def has_just_reset(session: Session, user: User, client: Client) -> bool:
+    """A reset makes every device a stranger, and an attack on the account may still be going on:
+    whoever has read the mail must not be shut out now. Their network stands in for the device.
+    """
+    since = datetime.now(UTC) - TIME_TO_LOG_IN
+    if user.password_changed_at < since:
+        return False
+    resets = select(AuditEvent.ip_address).where(
+        col(AuditEvent.user_id) == user.id,
+        col(AuditEvent.id) >= lowest_id(since),
+        col(AuditEvent.event) == Event.PASSWORD_RESET,
+    )
+    return client.network in [Client(address, "").network for address in session.exec(resets)]
+
+
 def may_log_in(backend: Backend, user: User) -> bool:
     verified = user.email_verified or not backend.settings.require_verified_email
     return user.is_active and verified
@@ -178,6 +219,10 @@ def may_log_in(backend: Backend, user: User) -> bool:
 
 def find_by_email(session: Session, email: str) -> User | None:
     return session.exec(select(User).where(col(User.email) == email)).first()
+
+
+def find_again(session: Session, user: User) -> User | None:
+    return session.get(User, user.id)
 
 
 def replace_hash(session: Session, user: User, replacement: str) -> bool:
@@ -195,13 +240,14 @@ async def confirm_password(backend: Backend, user: User, password: str, client: 
     backend.passwords.refuse_if_full()
     claims = backend.throttle.confirm_password(user.id)
     await backend.database.write(throttle.take, claims, client, user_id=user.id)
-    verification = await backend.passwords.verify(password, user.hashed_password)
+    async with given_back_if_busy(backend, claims):
+        verification = await backend.passwords.verify(password, user.hashed_password)
     if not verification.correct:
         await backend.database.write(
             audit.record, Event.PASSWORD_REFUSED, client, user_id=user.id, actor_id=user.id
         )
         raise Refusal(Reason.WRONG_PASSWORD)
-    await backend.database.write(throttle.give_back, claims)
+    await backend.database.write(throttle.note_success, claims)
 
 
 def lock_unchanged(session: Session, user: User) -> User:
@@ -218,6 +264,19 @@ def lock_unchanged(session: Session, user: User) -> User:
     if row is None:
         raise Refusal(Reason.WRONG_PASSWORD)
     return row
+
+
+def remove(
+    session: Session, backend: Backend, user: User, client: Client, *, actor_id: UUID | None
+) -> None:
+    """With everything that is theirs, but for the ids in the audit trail; a last mail says so.
+
+    Notices that were not sent yet still go out: a thief who changes the address and then deletes
+    the account must not silence them. Links find nobody, and are dropped.
+    """
+    audit.record(session, Event.USER_DELETED, client, user_id=user.id, actor_id=actor_id)
+    outbox.enqueue(session, backend.settings, Template.ACCOUNT_DELETED, user.email, client)
+    session.connection().execute(delete(User).where(col(User.id) == user.id))
 
 
 async def promote(backend: Backend, email: str, client: Client) -> bool:

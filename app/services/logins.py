@@ -25,7 +25,6 @@ from app.services.accounts import Authenticated
 from app.services.backend import Backend
 
 LONGEST_LIST = 100  # logins
-PURGE_BATCH = 1000  # rows: short enough that nobody waits for its locks
 
 
 # The two statements of nearly every request. To build one takes as long as to run it.
@@ -56,6 +55,7 @@ async def start(
     """
     login = new_login(authenticated.user, client, client_id, backend.settings)
     await backend.database.write(insert_login, backend, login, authenticated, client, replacing)
+    authenticated.user.last_login_at = login.created_at
     return login
 
 
@@ -85,7 +85,6 @@ def insert_login(
     The lock makes a password change or a deletion wait until this login is there to be ended.
     """
     user, settings = authenticated.user, backend.settings
-    theirs = select(func.count(col(Login.id))).where(col(Login.user_id) == user.id)
     familiar = select(func.count(col(Login.id))).where(
         col(Login.user_id) == user.id,
         col(Login.ip_address) == client.ip_address,
@@ -99,14 +98,12 @@ def insert_login(
             col(User.is_active),
         )
         .values(last_login_at=login.created_at)
-        .returning(theirs.scalar_subquery(), familiar.scalar_subquery())
+        .returning(familiar.scalar_subquery())
     )
     row = session.connection().execute(unchanged).first()
     if row is None:
         raise Refusal(Reason.INVALID_CREDENTIALS)
-    count, familiar_logins = row
-    if replacing or count >= settings.sessions_per_user:
-        end_surplus(session, user, settings.sessions_per_user - 1, replacing)
+    end_surplus(session, user, settings.sessions_per_user - 1, replacing, client)
     session.add(login)
     audit.record(
         session,
@@ -119,24 +116,33 @@ def insert_login(
         known_device=authenticated.device is not None,
     )
     is_new = authenticated.device is None and user.last_login_at is not None
-    if login.client_id == ClientId.PROGRAM and familiar_logins:  # it keeps no cookies
+    if login.client_id == ClientId.PROGRAM and row[0]:  # it keeps no cookies, but came from there
         is_new = False
     if is_new and throttle.take_if_free(session, backend.throttle.notice(user.email)):
         template = Template.NEW_DEVICE
         outbox.enqueue(session, settings, template, user.email, client, user_id=user.id)
     session.flush()
-    throttle.give_back(session, authenticated.claims)  # last, because others wait for these rows
+    # Last, because others wait for these rows. Whoever closed the account opens it so again.
+    guesses = backend.throttle.guesses_at(user)
+    throttle.note_success(session, authenticated.claims, guesses)
 
 
-def end_surplus(session: Session, user: User, spared: int, replacing: Collection[UUID]) -> None:
-    """Those that the request brought along, and the least recently used above SESSIONS_PER_USER."""
+def end_surplus(
+    session: Session, user: User, spared: int, replacing: Collection[UUID], client: Client
+) -> None:
+    """Those that the request brought along, and the least recently used above SESSIONS_PER_USER.
+
+    A statement of its own: in one that waited for the lock, PostgreSQL would not see the logins
+    that it waited for.
+    """
     by_use = (
         select(Login.id)
         .where(col(Login.user_id) == user.id, col(Login.id).not_in(replacing))
         .order_by(col(Login.last).desc())
         .offset(spared)
     )
-    delete_logins(session, or_(col(Login.id).in_(replacing), col(Login.id).in_(by_use)))
+    surplus = or_(col(Login.id).in_(replacing), col(Login.id).in_(by_use))
+    end_and_note(session, surplus, client)
 
 
 async def refresh(
@@ -243,11 +249,11 @@ async def end(backend: Backend, login_ids: Collection[UUID], client: Client) -> 
 
 
 def end_presented(session: Session, login_ids: Collection[UUID], client: Client) -> None:
-    ended = (
-        delete(Login)
-        .where(col(Login.id).in_(login_ids))
-        .returning(col(Login.id), col(Login.user_id))
-    )
+    end_and_note(session, col(Login.id).in_(login_ids), client)
+
+
+def end_and_note(session: Session, which: ColumnElement[bool], client: Client) -> None:
+    ended = delete(Login).where(which).returning(col(Login.id), col(Login.user_id))
     for login_id, user_id in session.connection().execute(ended).all():
         note_end(session, user_id, login_id, client)
 
@@ -295,14 +301,3 @@ def delete_all(
 
 def delete_logins(session: Session, which: ColumnElement[bool]) -> int:
     return session.connection().execute(delete(Login).where(which)).rowcount
-
-
-def purge(session: Session, idle_lifetime: timedelta) -> int:
-    """Delete up to PURGE_BATCH logins that can never be used again; says how many."""
-    now = datetime.now(UTC)
-    dead = or_(
-        col(Login.expires_at) <= now,
-        col(Login.last) <= to_microseconds(now - idle_lifetime),
-    )
-    oldest = select(Login.id).where(dead).order_by(col(Login.id)).limit(PURGE_BATCH)
-    return delete_logins(session, col(Login.id).in_(oldest))
