@@ -9,6 +9,7 @@ from httpx2 import Response
 
 ACCESS_COOKIE = "__Host-access"
 REFRESH_COOKIE = "__Host-refresh"
+DEVICE_COOKIE = "__Host-device"
 
 
 def access_token(client: TestClient) -> str:
@@ -19,15 +20,24 @@ def refresh_token(client: TestClient) -> str:
     return held(client, REFRESH_COOKIE)
 
 
+def names_held(client: TestClient) -> set[str]:
+    return {cookie.name for cookie in client.cookies.jar}
+
+
 def held(client: TestClient, name: str) -> str:
     (value,) = [cookie.value for cookie in client.cookies.jar if cookie.name == name]
     assert value
     return value
 
 
-def other_browser(client: TestClient) -> TestClient:
-    """An empty jar before the same application."""
-    return TestClient(client.app, base_url="https://testserver", raise_server_exceptions=False)
+def other_browser(client: TestClient, address: str = "testclient") -> TestClient:
+    """An empty jar before the same application, and perhaps on another network."""
+    return TestClient(
+        client.app,
+        base_url="https://testserver",
+        raise_server_exceptions=False,
+        client=(address, 50000),
+    )
 
 
 def copied_jar(client: TestClient) -> TestClient:

@@ -1,4 +1,6 @@
-"""The two cookies: names, attributes, lifetimes; when they are set, cleared and left alone.
+"""The cookies of a login: names, attributes, lifetimes; when they are set, cleared, left alone.
+
+The third, which marks a known browser, is looked at in test_devices.py.
 
 Lifetimes come out of rows: they are looked at on both databases. The ids (CK-01 …) are those of
 the list of attacks.
@@ -21,6 +23,7 @@ from app.core.tokens import ClientId
 from app.db.session import Database
 from app.services.backend import Backend
 from tests.conftest import ClientFactory
+from tests.jars import names_held
 from tests.people import (
     ADA,
     BOB,
@@ -35,7 +38,7 @@ from tests.people import (
 )
 from tests.rows import all_logins, change_login, change_user, the_login
 
-ACCESS, REFRESH = "__Host-access", "__Host-refresh"
+ACCESS, REFRESH, DEVICE = "__Host-access", "__Host-refresh", "__Host-device"
 SESSIONS = "/api/v1/users/me/sessions"
 HARDENED = {"path": "/", "httponly": "", "secure": "", "samesite": "lax"}
 DAY = 24 * 60 * 60  # seconds
@@ -87,15 +90,16 @@ def send_cookies(client: TestClient, header: str | bytes, path: str = "/users/me
 # Names and attributes
 
 
-def test_a_log_in_sets_both_cookies_hardened(client: TestClient) -> None:
+@pytest.mark.proves("3.3.1", "3.3.2", "3.3.3", "3.3.4", "CK-01")
+def test_a_log_in_sets_its_cookies_hardened(client: TestClient) -> None:
     """CK-01: HttpOnly, Secure, SameSite=Lax, Path=/, no Domain, and the prefix that needs them."""
     register(client)
     cookies = cookies_set(log_in(client))
-    assert cookies.keys() == {ACCESS, REFRESH}
-    assert attributes(cookies[ACCESS]) == HARDENED
-    assert attributes(cookies[REFRESH]) == HARDENED
+    assert cookies.keys() == {ACCESS, REFRESH, DEVICE}
+    assert all(attributes(cookie) == HARDENED for cookie in cookies.values())
 
 
+@pytest.mark.proves("3.3.1", "CK-01")
 def test_a_refresh_sets_both_cookies_likewise(client: TestClient) -> None:
     """CK-01."""
     sign_up_and_in(client)
@@ -104,33 +108,40 @@ def test_a_refresh_sets_both_cookies_likewise(client: TestClient) -> None:
     assert all(attributes(cookie) == HARDENED for cookie in cookies.values())
 
 
+@pytest.mark.proves("14.3.1", "LO-03")
 def test_a_log_out_clears_with_the_attributes_that_set(client: TestClient) -> None:
-    """LO-03: a browser takes a cookie with another path or domain for another cookie."""
+    """LO-03: a browser takes a cookie with another path or domain for another cookie.
+
+    What marks a known browser stays: it is for the next log-in.
+    """
     register(client)
     set_by_log_in = cookies_set(log_in(client))
     cleared = cookies_set(log_out(client))
-    assert cleared.keys() == set_by_log_in.keys()
+    assert cleared.keys() == set_by_log_in.keys() - {DEVICE}
     for name, cookie in cleared.items():
         assert attributes(cookie) == attributes(set_by_log_in[name])
         assert (cookie["value"], cookie["max-age"]) == ("", "0")
         assert cookie["expires"] == "Thu, 01 Jan 1970 00:00:00 GMT"
-    assert not client.cookies
+    assert names_held(client) == {DEVICE}
 
 
+@pytest.mark.proves("CK-01")
 def test_with_debug_the_cookies_travel_over_plain_http(make_client: ClientFactory) -> None:
     """CK-01: without Secure a browser refuses the prefix, so the names differ, too."""
     client = make_client(debug=True)
     register(client)
     cookies = cookies_set(log_in(client))
-    assert cookies.keys() == {"auth-access", "auth-refresh"}
+    of_login = {"auth-access", "auth-refresh"}
+    assert cookies.keys() == of_login | {"auth-device"}
     for cookie in cookies.values():
         assert attributes(cookie) == {"path": "/", "httponly": "", "samesite": "lax"}
-    assert cookies_set(refresh(client)).keys() == cookies.keys()
+    assert cookies_set(refresh(client)).keys() == of_login
     cleared = cookies_set(log_out(client))
-    assert cleared.keys() == cookies.keys()
-    assert all(attributes(cleared[name]) == attributes(cookies[name]) for name in cookies)
+    assert cleared.keys() == of_login
+    assert all(attributes(cleared[name]) == attributes(cookies[name]) for name in of_login)
 
 
+@pytest.mark.proves("3.3.3", "CK-01")
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_cookie_of_the_other_mode_is_not_looked_at(
     make_client: ClientFactory, debug: bool
@@ -138,7 +149,7 @@ def test_a_cookie_of_the_other_mode_is_not_looked_at(
     """CK-01: without the prefix a sibling host could plant one in production."""
     client = make_client(debug=debug)
     register(client)
-    access, refresh_token = (one["value"] for one in cookies_set(log_in(client)).values())
+    access, refresh_token, _ = (one["value"] for one in cookies_set(log_in(client)).values())
     names = (ACCESS, REFRESH) if debug else ("auth-access", "auth-refresh")
     header = f"{names[0]}={access}; {names[1]}={refresh_token}"
     assert send_cookies(client, header).status_code == 401
@@ -149,6 +160,7 @@ def test_a_cookie_of_the_other_mode_is_not_looked_at(
 # Lifetimes
 
 
+@pytest.mark.proves("CK-01")
 @pytest.mark.parametrize("minutes", [5, 15])
 def test_the_access_cookie_lives_as_long_as_its_token(
     make_client: ClientFactory, minutes: int
@@ -161,6 +173,7 @@ def test_the_access_cookie_lives_as_long_as_its_token(
     assert int(cookie["max-age"]) == token["exp"] - token["iat"] == minutes * 60
 
 
+@pytest.mark.proves("10.4.8", "CK-01")
 @on_both_databases
 def test_the_refresh_cookie_lives_to_the_absolute_end_of_the_login(client: TestClient) -> None:
     """CK-01: as its token does. The idle limit is the row's alone (docs/rotation.md)."""
@@ -172,6 +185,7 @@ def test_the_refresh_cookie_lives_to_the_absolute_end_of_the_login(client: TestC
     assert 30 * DAY - 2 <= int(cookie["max-age"]) <= 30 * DAY
 
 
+@pytest.mark.proves("7.3.2", "10.4.8")
 @on_both_databases
 def test_a_refresh_does_not_move_the_absolute_end(client: TestClient) -> None:
     """A login lasts SESSION_MAX_DAYS, however often it refreshes."""
@@ -188,6 +202,7 @@ def test_a_refresh_does_not_move_the_absolute_end(client: TestClient) -> None:
         assert refresh(client).json()["code"] in ("not_authenticated", "session_expired")
 
 
+@pytest.mark.proves("CK-01")
 @on_both_databases
 def test_no_cookie_outlives_its_login(client: TestClient, database: Database) -> None:
     """CK-01: a refresh in the last minutes still ends when the login does."""
@@ -210,6 +225,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
+@pytest.mark.proves("16.2.2", "TM-02")
 @pytest.mark.parametrize(
     "moment",
     [
@@ -247,6 +263,7 @@ def test_lifetimes_are_exact_whatever_the_local_clock_does(
 # What an answer carries
 
 
+@pytest.mark.proves("3.3.4", "10.1.1", "CK-02")
 def test_no_answer_in_cookie_mode_has_a_token_elsewhere(client: TestClient) -> None:
     """CK-02: a script that reads bodies and headers must find nothing."""
     register(client)
@@ -260,9 +277,10 @@ def test_no_answer_in_cookie_mode_has_a_token_elsewhere(client: TestClient) -> N
         shown = "\n".join([answer.text, *headers])
         assert not any(token in shown for token in tokens)
         assert "eyJ" not in shown  # how every JWT begins
-    assert len(tokens) == 4
+    assert len(tokens) == 5  # of the login, of its refresh, and one for the known browser
 
 
+@pytest.mark.proves("3.3.4", "10.1.1", "CK-02")
 def test_no_answer_in_bearer_mode_sets_a_cookie(client: TestClient) -> None:
     """CK-02: a program's answers carry tokens in the body, or none."""
     register(client)
@@ -283,6 +301,7 @@ def test_no_answer_in_bearer_mode_sets_a_cookie(client: TestClient) -> None:
     assert all("set-cookie" not in answer.headers for answer in answers)
 
 
+@pytest.mark.proves("CK-02")
 @pytest.mark.parametrize("path", ["/{id}", "?include_current=true"])
 def test_a_program_that_ends_its_own_session_clears_no_cookie(
     client: TestClient, path: str
@@ -306,7 +325,7 @@ def test_a_browser_that_ends_its_own_session_loses_its_cookies(client: TestClien
         (session,) = client.get(SESSIONS).json()
         answer = client.delete(SESSIONS + path.format(**session))
         assert cookies_set(answer).keys() == {ACCESS, REFRESH}
-        assert not client.cookies
+        assert names_held(client) == {DEVICE}
 
 
 def test_ending_another_session_leaves_the_cookies_alone(client: TestClient) -> None:
@@ -320,13 +339,15 @@ def test_ending_another_session_leaves_the_cookies_alone(client: TestClient) -> 
     assert who_am_i(client).status_code == 200
 
 
+@pytest.mark.proves("CK-04")
 @pytest.mark.parametrize("action", [log_in, refresh, log_out])
 def test_each_name_is_set_at_most_once_in_an_answer(client: TestClient, action: Any) -> None:
     """CK-04: also when somebody who is logged in logs in. `cookies_set` looks for doubles."""
     sign_up_and_in(client)
-    assert cookies_set(action(client)).keys() == {ACCESS, REFRESH}
+    assert cookies_set(action(client)).keys() - {DEVICE} == {ACCESS, REFRESH}
 
 
+@pytest.mark.proves("CK-04")
 @pytest.mark.parametrize("wrong", ["password", "email"])
 def test_a_failed_log_in_sets_nothing_and_ends_nothing(client: TestClient, wrong: str) -> None:
     """CK-04."""
@@ -337,6 +358,7 @@ def test_a_failed_log_in_sets_nothing_and_ends_nothing(client: TestClient, wrong
     assert who_am_i(client).status_code == 200
 
 
+@pytest.mark.proves("6.3.4")
 def test_signing_up_sets_no_cookie(client: TestClient) -> None:
     assert "set-cookie" not in register(client).headers
 
@@ -389,6 +411,7 @@ def test_a_refresh_that_proves_a_theft_sets_and_clears_nothing(make_client: Clie
     assert_failed_and_silent(answer, 401, "token_reused")
 
 
+@pytest.mark.proves("CK-02")
 def test_a_refresh_with_a_programs_token_sets_and_clears_nothing(client: TestClient) -> None:
     """CK-02: a login keeps to its way of travelling, so the token endpoint makes no cookies."""
     register(client)
@@ -426,6 +449,7 @@ def assert_failed_and_silent(answer: Response, status: int, code: str) -> None:
 # What is inside
 
 
+@pytest.mark.proves("3.3.5", "4.2.5", "CK-03")
 def test_the_cookies_of_the_longest_settings_fit(make_client: ClientFactory) -> None:
     """CK-03 (RFC 6265bis, 5.7): a browser drops what exceeds 4096 bytes, without a word."""
     client = make_client(
@@ -443,6 +467,7 @@ def test_the_cookies_of_the_longest_settings_fit(make_client: ClientFactory) -> 
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("4.2.5", "CK-03")
 def test_the_longest_names_still_work(make_client: ClientFactory) -> None:
     """CK-03."""
     client = make_client(issuer="i" * 200, audience="a" * 200)
@@ -451,6 +476,7 @@ def test_the_longest_names_still_work(make_client: ClientFactory) -> None:
     assert who_am_i(client).status_code == 200
 
 
+@pytest.mark.proves("14.1.1", "14.3.3", "CK-08")
 def test_the_cookies_hold_nothing_personal(client: TestClient) -> None:
     """CK-08: who reads a cookie learns which login it is, and no more."""
     register(client, ADA, full_name="Ada Lovelace")
@@ -462,6 +488,7 @@ def test_the_cookies_hold_nothing_personal(client: TestClient) -> None:
         assert not re.search("ada|lovelace|example.com|admin|argon", text, re.IGNORECASE)
 
 
+@pytest.mark.proves("7.2.2")
 def test_no_two_answers_set_the_same_token(client: TestClient) -> None:
     """Also within one second, in which `iat` and `exp` are equal."""
     register(client)
@@ -474,6 +501,7 @@ def test_no_two_answers_set_the_same_token(client: TestClient) -> None:
 # Cookies as nobody's browser sends them
 
 
+@pytest.mark.proves("7.2.1", "CK-07")
 @pytest.mark.parametrize(
     "header",
     [
@@ -523,6 +551,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.proves("CK-07")
 @pytest.mark.parametrize("path", ["/users/me", "/auth/refresh", "/auth/logout", "/auth/login"])
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_cookie_bomb_is_not_even_unquoted(
@@ -540,6 +569,7 @@ def test_a_cookie_bomb_is_not_even_unquoted(
     assert unquoted == []
 
 
+@pytest.mark.proves("CK-07")
 def test_other_cookies_around_ours_do_not_matter(client: TestClient) -> None:
     """CK-07: analytics and a neighbour's application on the same host."""
     register(client)
@@ -556,6 +586,7 @@ def test_other_cookies_around_ours_do_not_matter(client: TestClient) -> None:
 # Log-out and the fixation of sessions
 
 
+@pytest.mark.proves("7.4.1", "LO-01", "LO-02")
 @on_both_databases
 def test_after_a_log_out_neither_token_is_worth_anything(client: TestClient) -> None:
     """LO-01, LO-02: at once, also for the copy that somebody kept."""
@@ -568,6 +599,7 @@ def test_after_a_log_out_neither_token_is_worth_anything(client: TestClient) -> 
     assert client.post("/api/v1/auth/refresh", headers=kept).json()["code"] == "session_revoked"
 
 
+@pytest.mark.proves("LO-03")
 def test_the_answer_to_a_log_out_is_empty(client: TestClient) -> None:
     """LO-03."""
     sign_up_and_in(client)
@@ -576,6 +608,7 @@ def test_the_answer_to_a_log_out_is_empty(client: TestClient) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.proves("LO-04")
 @pytest.mark.parametrize(
     "header", ["", f"{ACCESS}=x; {REFRESH}=y", f"{REFRESH}=a.b.c", "auth-refresh=x"]
 )
@@ -587,6 +620,7 @@ def test_a_log_out_succeeds_whatever_the_cookies_are(client: TestClient, header:
         assert cookies_set(answer).keys() == {ACCESS, REFRESH}
 
 
+@pytest.mark.proves("LO-05")
 @pytest.mark.parametrize("kept", [ACCESS, REFRESH])
 def test_one_cookie_of_the_two_is_enough_to_log_out(
     client: TestClient, database: Database, kept: str
@@ -599,6 +633,7 @@ def test_one_cookie_of_the_two_is_enough_to_log_out(
     assert all_logins(database) == []
 
 
+@pytest.mark.proves("LO-05")
 @pytest.mark.parametrize("days", [1, 8, 29])
 @on_both_databases
 def test_a_log_out_with_expired_tokens_really_ends_the_login(
@@ -611,6 +646,7 @@ def test_a_log_out_with_expired_tokens_really_ends_the_login(
     assert all_logins(database) == []
 
 
+@pytest.mark.proves("LO-01")
 def test_a_log_out_ends_this_login_only(client: TestClient) -> None:
     """LO-01."""
     register(client)
@@ -621,6 +657,7 @@ def test_a_log_out_ends_this_login_only(client: TestClient) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.proves("7.2.4", "SF-02")
 @on_both_databases
 def test_logging_in_again_ends_the_login_that_the_browser_had(
     client: TestClient, database: Database
@@ -634,6 +671,7 @@ def test_logging_in_again_ends_the_login_that_the_browser_had(
     assert send_cookies(client, f"{ACCESS}={after}").status_code == 200
 
 
+@pytest.mark.proves("7.2.4", "SF-02")
 def test_logging_in_as_somebody_else_mixes_nobody_up(
     client: TestClient, database: Database
 ) -> None:
@@ -649,6 +687,7 @@ def test_logging_in_as_somebody_else_mixes_nobody_up(
     assert bobs.user_id != adas.user_id
 
 
+@pytest.mark.proves("7.2.4", "SF-02")
 def test_a_log_in_never_continues_the_login_that_was_planted(
     client: TestClient, database: Database
 ) -> None:
@@ -661,6 +700,7 @@ def test_a_log_in_never_continues_the_login_that_was_planted(
     assert [str(login.id) for login in all_logins(database)] == [session["id"]]
 
 
+@pytest.mark.proves("SF-02")
 def test_the_login_that_a_program_has_survives_a_log_in_beside_it(
     client: TestClient, database: Database
 ) -> None:
@@ -673,6 +713,7 @@ def test_the_login_that_a_program_has_survives_a_log_in_beside_it(
     assert {login.client_id for login in all_logins(database)} == set(ClientId)
 
 
+@pytest.mark.proves("3.3.3")
 @pytest.mark.parametrize("disguise", ["\xa0{}", "{}\xa0", "\x85{}", "\x1f{}", "\x0b{}"])
 def test_no_sibling_host_plants_a_cookie(client: TestClient, disguise: str) -> None:
     """Browsers let any host of the site set these names: to Python alone they have the prefix."""
@@ -687,6 +728,7 @@ def test_no_sibling_host_plants_a_cookie(client: TestClient, disguise: str) -> N
     assert answer.json()["email"] == ADA["email"]
 
 
+@pytest.mark.proves("15.3.7")
 def test_two_cookies_of_one_name_are_nobodys(client: TestClient) -> None:
     sign_up_and_in(client)
     mine = client.cookies[ACCESS]
@@ -696,6 +738,7 @@ def test_two_cookies_of_one_name_are_nobodys(client: TestClient) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
 
 
+@pytest.mark.proves("SF-02")
 def test_nothing_but_signed_cookies_ends_a_login(client: TestClient, database: Database) -> None:
     """SF-02: who knows the id of a login cannot end it with a cookie of their own making."""
     sign_up_and_in(client)

@@ -1,23 +1,10 @@
 """Really at the same time: real servers, real sockets, and on both databases several processes."""
 
-import http.client
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from http.cookies import SimpleCookie
-from itertools import cycle
-from pathlib import Path
-from threading import Barrier, Event
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from contextlib import ExitStack
+from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
@@ -26,76 +13,14 @@ from sqlmodel import col, select
 from app.core.passwords import context
 from app.db.session import Database
 from app.main import create_app
-from app.models import Login, User
+from app.models import User
 from tests.conftest import make_settings, migrate, running_server
 from tests.jars import ACCESS_COOKIE, REFRESH_COOKIE, claims
-from tests.people import ADA
 from tests.postgres import fresh_database
+from tests.processes import PASSWORD, ROOMY, Answer, Service, at_once, processes_serving
 from tests.rows import change_password
 
-ROOT = Path(__file__).parents[1]
-START_SECONDS = 60
-PASSWORD = ADA["password"]
 FIFTY = 50
-
-T = TypeVar("T")
-
-
-class Answer(NamedTuple):
-    status: int
-    body: Any
-    cookies: dict[str, str]
-    started_at: float  # seconds, on the monotonic clock
-    ended_at: float
-
-    @property
-    def code(self) -> str | None:
-        return self.body.get("code") if isinstance(self.body, dict) else None
-
-
-class Service:
-    """One deployment: several addresses, one database. Requests go to the addresses in turn."""
-
-    def __init__(self, addresses: Sequence[str], database: Database) -> None:
-        self.database = database
-        self._next = cycle(addresses)
-
-    def ask(self, method: str, path: str, cookie: str = "", **body: Any) -> Answer:
-        """On a connection of its own, and with exactly this cookie; no jar has a say."""
-        connection = http.client.HTTPConnection(urlsplit(next(self._next)).netloc, timeout=60)
-        headers = {"Cookie": cookie} | ({"Content-Type": "application/json"} if body else {})
-        started_at = time.monotonic()
-        connection.request(method, f"/api/v1{path}", json.dumps(body) if body else None, headers)
-        response = connection.getresponse()
-        content = response.read()
-        ended_at = time.monotonic()
-        cookies = SimpleCookie()
-        for line in response.headers.get_all("set-cookie", []):
-            cookies.load(line)
-        connection.close()
-        held = {name: morsel.value for name, morsel in cookies.items()}
-        return Answer(response.status, json.loads(content or "null"), held, started_at, ended_at)
-
-    def sign_up(self) -> dict[str, str]:
-        """Somebody of this test's own: {email, password}."""
-        person = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
-        assert self.ask("POST", "/auth/register", **person).status == 201
-        return person
-
-    def log_in(self, person: dict[str, str]) -> Answer:
-        answer = self.ask("POST", "/auth/login", **person)
-        assert answer.status == 200
-        return answer
-
-    def refresh(self, token: str) -> Answer:
-        return self.ask("POST", "/auth/refresh", f"{REFRESH_COOKIE}={token}")
-
-    def who_am_i(self, access_token: str) -> Answer:
-        return self.ask("GET", "/users/me", f"{ACCESS_COOKIE}={access_token}")
-
-    def logins_of(self, person: dict[str, str]) -> list[Login]:
-        theirs = select(Login).join(User).where(col(User.email) == person["email"])
-        return self.database.run_read(lambda session: list(session.exec(theirs).all()))
 
 
 @pytest.fixture(
@@ -114,75 +39,19 @@ def service(
             url = stack.enter_context(fresh_database(server))
             migrate(url)
         if request.param == "sqlite":
-            addresses = [stack.enter_context(running_server(create_app(make_settings(url))))]
+            app = create_app(make_settings(url, **ROOMY))
+            addresses = [stack.enter_context(running_server(app))]
         else:
-            addresses = stack.enter_context(processes_serving(url, folder, count=2))
+            addresses = stack.enter_context(processes_serving(url, folder, count=2, **ROOMY))
         database = Database(make_settings(url))
         stack.callback(database.close)
         yield Service(addresses, database)
 
 
-@contextmanager
-def processes_serving(database_url: str, folder: Path, count: int) -> Iterator[list[str]]:
-    """uvicorn as in production, but a port for each process, so that all of them take part."""
-    ports = free_ports(count)
-    settings = {"SECRET_KEY": os.environ["SECRET_KEY"], "DATABASE_URL": database_url}
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT), "app.main:app"]
-    command += ["--no-proxy-headers", "--no-server-header", "--port"]
-    with ExitStack() as stack:
-        processes = []
-        for port in ports:
-            log = stack.enter_context((folder / f"{port}.log").open("wb"))
-            process = subprocess.Popen(
-                [*command, str(port)], cwd=folder, env=settings, stdout=log, stderr=log
-            )
-            processes.append(process)
-        try:
-            for port, process in zip(ports, processes, strict=True):
-                wait_until_it_answers(port, process, folder / f"{port}.log")
-            yield [f"http://127.0.0.1:{port}" for port in ports]
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(timeout=30)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def wait_until_it_answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            Event().wait(0.02)
-        else:
-            return
-    pytest.fail(f"the server did not start:\n{log.read_text()}")
-
-
-def at_once(*calls: Callable[[], T]) -> list[T]:
-    """What each returns; none begins before all are ready."""
-    ready = Barrier(len(calls))
-
-    def begin(call: Callable[[], T]) -> T:
-        ready.wait()
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(begin, calls))
-
-
 # Refreshes
 
 
+@pytest.mark.proves("2.3.4", "15.4.2", "RT-04")
 def test_fifty_refreshes_of_one_token_at_once_all_succeed(service: Service) -> None:
     person = service.sign_up()
     token = service.log_in(person).cookies[REFRESH_COOKIE]
@@ -235,6 +104,7 @@ def refresh_until_refused(service: Service, token: str) -> list[Answer]:
     return answers
 
 
+@pytest.mark.proves("7.4.1")
 def test_no_refresh_that_starts_after_a_log_out_gets_a_token(service: Service) -> None:
     person = service.sign_up()
     for _ in range(20):
@@ -277,6 +147,7 @@ def test_ending_all_sessions_while_they_refresh_leaves_none(service: Service) ->
 # Registrations of one address
 
 
+@pytest.mark.proves("2.3.4", "15.4.2", "EM-08")
 def test_of_twenty_registrations_of_one_address_exactly_one_wins(service: Service) -> None:
     name = uuid4().hex
     spellings = [name + "@example.com", name.upper() + "@EXAMPLE.com", f" {name}@Example.Com "]
@@ -336,6 +207,7 @@ def test_log_ins_at_once_upgrade_an_old_hash_together(service: Service) -> None:
 # Sessions
 
 
+@pytest.mark.proves("15.4.2")
 def test_of_twenty_deletions_of_one_session_exactly_one_finds_it(service: Service) -> None:
     person = service.sign_up()
     here = service.log_in(person)
@@ -359,6 +231,7 @@ def test_of_twenty_log_ins_that_bring_the_same_login_along_none_keeps_it(
     assert service.refresh(brought).code == "session_revoked"
 
 
+@pytest.mark.proves("15.2.2")
 def test_a_flood_of_log_ins_does_not_hold_up_those_who_are_logged_in(service: Service) -> None:
     """Hashing waits in a queue of its own."""
     person = service.sign_up()

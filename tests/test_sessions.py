@@ -13,19 +13,23 @@ from sqlmodel import delete
 from app.core.tokens import ClientId
 from app.db.session import Database
 from app.models import Login, User
+from app.models.audit import Event
 from app.models.login import LONGEST_USER_AGENT
-from app.services import logins
+from app.services import logins, upkeep
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory
 from tests.jars import (
     ACCESS_COOKIE,
+    DEVICE_COOKIE,
     REFRESH_COOKIE,
     access_token,
     claims,
+    names_held,
     other_browser,
     present,
     refresh_token,
 )
+from tests.links import database_of
 from tests.people import (
     ADA,
     BOB,
@@ -38,7 +42,15 @@ from tests.people import (
     sign_up_and_in,
     who_am_i,
 )
-from tests.rows import all_logins, change_login, change_user, execute, statements, the_login
+from tests.rows import (
+    all_logins,
+    audited,
+    change_login,
+    change_user,
+    execute,
+    statements,
+    the_login,
+)
 
 SESSIONS = "/api/v1/users/me/sessions"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -65,6 +77,7 @@ def another_login(client: TestClient, person: dict[str, str] = ADA) -> TestClien
 # The list
 
 
+@pytest.mark.proves("7.5.2")
 def test_a_session_is_listed_with_its_device_address_and_times(make_client: ClientFactory) -> None:
     client = make_client()
     with time_machine.travel(NOON, tick=False) as clock:
@@ -112,6 +125,7 @@ def test_the_most_recently_used_session_comes_first(client: TestClient) -> None:
     assert [s["id"] for s in list_sessions(client)] == expected
 
 
+@pytest.mark.proves("8.2.2")
 def test_nobody_sees_the_sessions_of_others(client: TestClient) -> None:
     adas = sign_up_and_in(client)["session"]["id"]
     bobs_browser = other_browser(client)
@@ -166,6 +180,7 @@ def test_no_user_agent_is_no_trouble(client: TestClient) -> None:
     assert list_sessions(client)[0]["user_agent"] == ""
 
 
+@pytest.mark.proves("SQ-03")
 @pytest.mark.parametrize(
     "sent", ["<script>alert(1)</script>", "{{7*7}} ${jndi:ldap://x} %s%n {0.__class__}"]
 )
@@ -175,6 +190,7 @@ def test_a_user_agent_is_shown_literally(client: TestClient, sent: str) -> None:
     assert list_sessions(client)[0]["user_agent"] == sent
 
 
+@pytest.mark.proves("15.3.4")
 def test_what_an_untrusted_peer_says_about_its_address_is_not_shown(client: TestClient) -> None:
     for header in ("X-Forwarded-For", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP"):
         client.headers[header] = "198.51.100.7"
@@ -219,6 +235,7 @@ def test_a_session_on_another_device_can_be_ended(client: TestClient) -> None:
     assert len(list_sessions(client)) == 1
 
 
+@pytest.mark.proves("7.4.1", "10.4.9")
 def test_an_ended_session_is_out_at_its_next_request(client: TestClient) -> None:
     sign_up_and_in(client)
     phone = another_login(client)
@@ -233,11 +250,12 @@ def test_the_current_session_can_be_ended_and_takes_its_cookies_along(client: Te
     kept = access_token(client)
     answer = end_session(client, session_id)
     assert answer.status_code == 204
-    assert not client.cookies
+    assert names_held(client) == {DEVICE_COOKIE}
     answer = client.get("/api/v1/users/me", headers=bearer(kept))
     assert refused_as(answer) == (401, "session_revoked")
 
 
+@pytest.mark.proves("8.2.2", "LO-08")
 def test_another_users_session_is_not_found_just_like_an_unknown_one(
     client: TestClient, database: Database
 ) -> None:
@@ -280,6 +298,7 @@ def test_a_program_may_end_sessions_too(client: TestClient) -> None:
 # Ending all
 
 
+@pytest.mark.proves("7.5.2", "10.4.9")
 def test_all_other_sessions_end_and_this_one_stays(client: TestClient) -> None:
     sign_up_and_in(client)
     others = [another_login(client) for _ in range(3)]
@@ -297,7 +316,7 @@ def test_include_current_ends_this_one_too(client: TestClient, database: Databas
     phone = another_login(client)
     kept = access_token(client)
     assert client.delete(SESSIONS, params={"include_current": "true"}).status_code == 204
-    assert not client.cookies
+    assert names_held(client) == {DEVICE_COOKIE}
     assert all_logins(database) == []
     assert refused_as(who_am_i(phone)) == (401, "session_revoked")
     answer = client.get("/api/v1/users/me", headers=bearer(kept))
@@ -331,6 +350,7 @@ def test_without_a_login_there_are_no_sessions(client: TestClient, method: str, 
 # A login always starts a new session
 
 
+@pytest.mark.proves("7.2.4")
 def test_a_log_in_ends_the_login_that_it_brought_along(
     client: TestClient, database: Database
 ) -> None:
@@ -379,6 +399,7 @@ def test_a_failed_log_in_ends_nothing(client: TestClient) -> None:
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("SF-02")
 def test_a_login_never_takes_over_an_id_that_somebody_planted(client: TestClient) -> None:
     """Session fixation (ASVS 7.2.4)."""
     register(client)
@@ -401,6 +422,7 @@ def test_logging_out_on_one_device_leaves_the_others_alone(client: TestClient) -
 # Who may not be logged in is out at once
 
 
+@pytest.mark.proves("7.4.2", "8.3.2")
 def test_a_disabled_user_is_out_at_the_next_request(client: TestClient, database: Database) -> None:
     sign_up_and_in(client)
     change_user(database, ADA["email"], is_active=False)
@@ -409,6 +431,7 @@ def test_a_disabled_user_is_out_at_the_next_request(client: TestClient, database
     assert refused_as(client.delete(SESSIONS)) == (401, "session_revoked")
 
 
+@pytest.mark.proves("7.4.2")
 def test_a_deleted_user_is_out_at_the_next_request(client: TestClient, database: Database) -> None:
     sign_up_and_in(client)
     database.run_write(lambda session: execute(session, delete(User)))
@@ -455,11 +478,17 @@ def test_what_is_no_token_of_ours_costs_no_query(
     assert sent == []
 
 
-def test_a_log_in_costs_three_statements(client: TestClient, database: Database) -> None:
+def test_a_log_in_costs_seven_statements(client: TestClient, database: Database) -> None:
+    """Two to begin an attempt: the account, the budgets. Five when the password was right: the
+    account once more, locked; the logins above the limit; the new one; the audit; the budgets.
+    """
     register(client)
     with statements(database) as sent:
         assert log_in(client).status_code == 200
-    assert len(sent) == 3
+    assert [statement.split()[0] for statement in sent] == [
+        *("SELECT", "INSERT"),
+        *("UPDATE", "DELETE", "INSERT", "INSERT", "INSERT"),
+    ]
 
 
 def test_a_refresh_costs_two_statements(client: TestClient, database: Database) -> None:
@@ -469,16 +498,60 @@ def test_a_refresh_costs_two_statements(client: TestClient, database: Database) 
     assert len(sent) == 2
 
 
-def test_a_log_out_costs_one_statement(client: TestClient, database: Database) -> None:
+def test_a_log_out_costs_two_statements(client: TestClient, database: Database) -> None:
+    """The login goes, and the audit trail says so."""
     sign_up_and_in(client)
     with statements(database) as sent:
         assert log_out(client).status_code == 204
-    assert len(sent) == 1
+    assert [statement.split()[0] for statement in sent] == ["DELETE", "INSERT"]
+
+
+# How many one may have
+
+
+@pytest.mark.proves("7.1.2", "LO-10", "2.3.2")
+def test_above_the_limit_the_least_recently_used_session_ends(make_client: ClientFactory) -> None:
+    first = make_client(sessions_per_user=3)
+    register(first)
+    second, third, fourth = (other_browser(first) for _ in range(3))
+    for browser in (first, second, third):
+        log_in(browser)
+    refresh(first)
+    log_in(fourth)
+    statuses = [who_am_i(browser).status_code for browser in (first, second, third, fourth)]
+    assert statuses == [200, 401, 200, 200]
+    assert refused_as(refresh(second)) == (401, "session_revoked")
+    (ended,) = audited(database_of(first), Event.LOGIN_ENDED)
+    assert ended.login_id == UUID(claims(access_token(second))["sid"])
+
+
+def test_at_the_limit_a_session_that_is_replaced_costs_no_other_one(
+    make_client: ClientFactory,
+) -> None:
+    first = make_client(sessions_per_user=2)
+    register(first)
+    second = other_browser(first)
+    log_in(first)
+    for _ in range(3):
+        assert log_in(second).status_code == 200
+    assert who_am_i(first).status_code == 200
+    assert len(all_logins(database_of(first))) == 2
+
+
+def test_the_limit_is_of_each_user_by_themselves(make_client: ClientFactory) -> None:
+    adas = make_client(sessions_per_user=1)
+    bobs = other_browser(adas)
+    sign_up_and_in(adas)
+    sign_up_and_in(bobs, BOB)
+    get_tokens(other_browser(adas), BOB)
+    assert who_am_i(adas).status_code == 200
+    assert who_am_i(bobs).status_code == 401
 
 
 # Expired rows are purged
 
 
+@pytest.mark.proves("14.2.7")
 def test_the_purge_deletes_what_can_never_be_used_again(
     client: TestClient, database: Database
 ) -> None:
@@ -486,7 +559,7 @@ def test_the_purge_deletes_what_can_never_be_used_again(
         sign_up_and_in(client)
         clock.shift(timedelta(days=7))
         phone = another_login(client)
-        idle_lifetime = client.app.state.backend.settings.idle_lifetime  # type: ignore[attr-defined]
-        assert database.run_write(logins.purge, idle_lifetime) == 1
-        assert database.run_write(logins.purge, idle_lifetime) == 0
+        settings = client.app.state.backend.settings  # type: ignore[attr-defined]
+        assert upkeep.purge(database, settings)["logins"] == 1
+        assert upkeep.purge(database, settings)["logins"] == 0
         assert who_am_i(phone).status_code == 200

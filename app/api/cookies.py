@@ -114,7 +114,11 @@ def presented_logins(request: Request, backend: Backend, *others: str | None) ->
     return {login_id for login_id in found if login_id}
 
 
-def clear_cookies(response: Response, settings: Settings) -> None:
-    """Only a log-out does this: a late, losing refresh would wipe out the winner's cookies."""
-    for name in (access_cookie(settings), refresh_cookie(settings)):
+def clear_cookies(response: Response, settings: Settings, *, device: bool = False) -> None:
+    """Only a log-out does this: a late, losing refresh would wipe out the winner's cookies.
+
+    device: also forget that this browser is known, as when the account is gone.
+    """
+    names = [access_cookie(settings), refresh_cookie(settings)]
+    for name in [*names, device_cookie(settings)] if device else names:
         response.set_cookie(name, "", max_age=0, expires=LONG_AGO, **attributes(settings))

@@ -8,10 +8,13 @@ from secrets import token_hex
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.client import client_address
+from app.api.client import client_address, unnamed_proxy
+from app.api.metrics import route_template
+from app.api.telemetry import give_back_query
+from app.core import metrics
 from app.core.client import Client
 from app.core.config import Settings
-from app.core.logs import current_request_id, log_event
+from app.core.logs import current_request_id, log_event, logger
 
 REQUEST_ID = "X-Request-ID"
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
@@ -31,12 +34,15 @@ class Envelope:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.trusted_proxies = settings.trusted_proxies
+        self.counts = settings.enable_metrics
+        self.has_warned = False  # once a process is enough
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         received_at = time.monotonic()
+        give_back_query(scope)
         headers = Headers(scope=scope)
         request_id = acceptable_id(headers.get(REQUEST_ID)) or token_hex(8)
         current_request_id.set(request_id)
@@ -46,6 +52,8 @@ class Envelope:
             "received_at": received_at,
             "client": client_address(scope, headers, self.trusted_proxies),
         }
+        if not self.has_warned:
+            self.warn_of_proxy(scope, headers)
         status = None
 
         async def send_with_headers(message: Message) -> None:
@@ -62,6 +70,7 @@ class Envelope:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
+            duration = time.monotonic() - received_at
             log_event(
                 "request",
                 logging.ERROR if (status or 500) >= 500 else logging.INFO,
@@ -69,10 +78,21 @@ class Envelope:
                 path=scope["path"],  # never the query
                 status=status,
                 code=state.get("code"),
-                duration_ms=round((time.monotonic() - received_at) * 1000, 2),
+                duration_ms=round(duration * 1000, 2),
                 client=state["client"],
                 user_id=state.get("user_id"),
                 login_id=state.get("login_id"),
+            )
+            if self.counts:
+                metrics.count_request(scope["method"], route_template(scope), status, duration)
+
+    def warn_of_proxy(self, scope: Scope, headers: Headers) -> None:
+        if proxy := unnamed_proxy(scope, headers, self.trusted_proxies):
+            self.has_warned = True
+            logger.warning(
+                "%s sends X-Forwarded-For and is not believed: put it into TRUSTED_PROXIES if it "
+                "is your proxy, or all its clients share the limits of one network.",
+                proxy,
             )
 
 
@@ -82,8 +102,9 @@ def tell_quota(answer: MutableHeaders, caller: Client | None) -> None:
     Never what is left of an account: that would tell what others tried.
     """
     if caller and (quota := caller.quota):
+        reset = "" if quota.reset is None else f";t={quota.reset}"
         answer["RateLimit-Policy"] = f'"{quota.limit}";q={quota.size};w=3600'
-        answer["RateLimit"] = f'"{quota.limit}";r={quota.remaining};t={quota.reset}'
+        answer["RateLimit"] = f'"{quota.limit}";r={quota.remaining}{reset}'
 
 
 def acceptable_id(sent: str | None) -> str | None:

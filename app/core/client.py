@@ -1,8 +1,10 @@
 from dataclasses import dataclass
-from ipaddress import IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 LONGEST_USER_AGENT = 200  # characters
+
+Address = IPv4Address | IPv6Address
 
 
 class Quota(NamedTuple):
@@ -11,7 +13,7 @@ class Quota(NamedTuple):
     limit: str
     size: int  # attempts an hour
     remaining: int
-    reset: int  # seconds until there is one more
+    reset: int | None = None  # seconds until there is one more
 
 
 @dataclass(slots=True)
@@ -36,3 +38,16 @@ class Client:
 
 
 HERE = Client("", "python -m app")
+
+
+def read_address(text: str) -> Address | None:
+    """An IPv4 address that came in on an IPv6 socket is the IPv4 address."""
+    try:
+        address = ip_address(text.strip())
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        if address.scope_id:  # any text, and of meaning on one machine only
+            return None
+        return address.ipv4_mapped or address
+    return address

@@ -20,6 +20,10 @@ OUR_WORDS = ("fastapi", "auth")
 SHORTEST_WORD = 3  # letters: "li" in a name must not spoil every password with an "li" in it
 LEAST_OF_ONE_S_OWN = 5  # letters that are left when the words are taken out
 
+HASH_LINE = re.compile(rb"[0-9A-Fa-f]{40}(:\d+)?\s*")  # how often it was stolen says nothing here
+LONGEST_LINE = 100  # bytes: a hash and a count
+SAMPLES = 100  # lines that are looked at when the service starts
+
 
 class PasswordPolicy:
     """Raises SettingsError for an unreadable BREACHED_PASSWORDS_FILE."""
@@ -72,47 +76,59 @@ def is_made_of(password: str, words: frozenset[str]) -> bool:
 
 
 def check_breached_file(path: Path) -> None:
+    """Raises SettingsError. A file in another order would be searched in vain, and nobody told."""
     try:
         with path.open("rb") as file:
-            first = file.readline(100)
+            size = file.seek(0, 2)
+            lines = [line_at(file, size * i // SAMPLES)[1] for i in range(SAMPLES)]
     except OSError as error:
         raise SettingsError(
             f"BREACHED_PASSWORDS_FILE is wrong ({path}: {error.strerror}): put there a file that "
             "this process may read."
         ) from None
-    if not re.match(rb"[0-9A-Fa-f]{40}(:\d+)?\s*$", first):
+    samples = [line for line in lines if line.strip()]  # there may be empty ones at the end
+    if not samples or not all(HASH_LINE.fullmatch(line) for line in samples):
         raise SettingsError(
-            f"BREACHED_PASSWORDS_FILE is wrong ({path} does not begin with a SHA-1 hash): put "
-            "there a file of them in hexadecimal, one a line, sorted, as Pwned Passwords gives."
+            f"BREACHED_PASSWORDS_FILE is wrong ({path} does not hold a SHA-1 hash in each line): "
+            "put there a file of them in hexadecimal, one a line, sorted, as Pwned Passwords gives."
+        )
+    hashes = [line[:40].upper() for line in samples]
+    if hashes != sorted(hashes):
+        raise SettingsError(
+            f"BREACHED_PASSWORDS_FILE is wrong ({path} is not in the order of its hashes): put "
+            "there a sorted file, as `sort` writes it, or Pwned Passwords ordered by hash."
         )
 
 
 def is_breached(password: str, path: Path) -> bool:
     """By halving the sorted file, so that it may be as large as it likes and nothing leaves here.
 
-    SHA-1 is what such files hold; it protects nothing here.
+    SHA-1 is what such files hold; it protects nothing here. Raises Refusal(BUSY) where the file
+    cannot be read any more: a password that was not looked up is not taken.
     """
     wanted = sha1(password.encode(), usedforsecurity=False).hexdigest().upper().encode()
-    with path.open("rb") as file:
-        low, high = 0, file.seek(0, 2)
-        while low < high:
-            middle = (low + high) // 2
-            line_starts_at = start_of_line(file, middle)
-            file.seek(line_starts_at)
-            line = file.readline()
-            found = line[:40].upper()
-            if found == wanted:
-                return True
-            if found < wanted:
-                low = line_starts_at + len(line)
-            else:
-                high = line_starts_at
+    try:
+        with path.open("rb") as file:
+            low, high = 0, file.seek(0, 2)
+            while low < high:
+                line_starts_at, line = line_at(file, (low + high) // 2)
+                found = line[:40].upper()
+                if found == wanted:
+                    return True
+                if found.strip() and found < wanted:
+                    low = line_starts_at + len(line)
+                else:  # also before empty lines at the end
+                    high = line_starts_at
+    except OSError as error:
+        raise Refusal(Reason.BUSY) from error
     return False
 
 
-def start_of_line(file: BinaryIO, position: int) -> int:
-    """Lines are short: a hash and a count."""
-    begin = max(0, position - 100)
+def line_at(file: BinaryIO, position: int) -> tuple[int, bytes]:
+    """The line around this byte, and where it starts."""
+    begin = max(0, position - LONGEST_LINE)
     file.seek(begin)
     before = file.read(position - begin)
-    return begin + before.rfind(b"\n") + 1
+    line_starts_at = begin + before.rfind(b"\n") + 1
+    file.seek(line_starts_at)
+    return line_starts_at, file.readline(LONGEST_LINE)

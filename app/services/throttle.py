@@ -4,32 +4,38 @@ A budget is a bucket that leaks. It holds `size` attempts and leaks as many an h
 `size` happen at once, and one more as soon as one has leaked. Every attempt takes its part before
 the password is looked at, by one statement that lets exactly as many through as there is room
 for, however many come at the same time; a success gives it back.
+
+Locks: a transaction locks budgets in the order of their keys and after everything else, so no two
+wait for each other.
 """
 
 import hashlib
 import hmac
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, case, cast
+from sqlalchemy import BigInteger, case, cast, delete
 from sqlmodel import Session, col, select
 
 from app.core.client import Client, Quota
 from app.core.config import Settings
 from app.core.keys import derive_key
-from app.core.moments import to_microseconds
+from app.core.moments import MICROSECOND, to_microseconds
 from app.core.refusals import Reason, Refusal
 from app.db.upsert import insert
 from app.models.audit import Event
 from app.models.budget import Budget
+from app.models.mail import Template
+from app.models.user import User
 from app.services import audit
 
 SECOND = 1_000_000  # microseconds
 HOUR = 3600 * SECOND
 MOST_FAILURES = 100  # in a row, then only a success elsewhere helps: NIST SP 800-63B-4, 3.2.2
-A_DAY = 24 * 3600  # seconds
+BUDGETS_KEPT = timedelta(days=30)  # since they were empty: failures in a row count until then
+CLOCKS_APART = HOUR  # what was written for a later time than that comes from a wrong clock
 
 
 class Limit(NamedTuple):
@@ -37,6 +43,7 @@ class Limit(NamedTuple):
 
     size: attempts at once, and an hour in the long run.
     consecutive: whether MOST_FAILURES without a success close it.
+    own: whether it is about the caller's own network, who may know what is left of it.
     """
 
     name: str
@@ -58,7 +65,11 @@ class Claim(NamedTuple):
 
 
 class Throttle:
-    """The limits of one deployment, and whom they are about."""
+    """The limits of one deployment, and whom they are about.
+
+    Keys of budgets come from SECRET_KEY and not from its fallbacks, so a new one begins every
+    budget anew. That happens rarely, and only an operator can do it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         account, network = settings.login_attempts_per_account, settings.login_attempts_per_network
@@ -73,10 +84,8 @@ class Throttle:
 
     def log_in(self, email: str, client: Client) -> tuple[Claim, ...]:
         """From an unknown device. An address has a budget whether or not it has an account."""
-        return (self.account(email), self._claim(self._login_network, client.network))
-
-    def account(self, email: str) -> Claim:
-        return self._claim(self._account, email)
+        account = self._claim(self._account, email)
+        return (account, self._claim(self._login_network, client.network))
 
     def known_device(self, device_id: object) -> tuple[Claim, ...]:
         """A budget of its own, so that nobody else's attempts lock the owner's browser out."""
@@ -85,9 +94,17 @@ class Throttle:
     def confirm_password(self, user_id: object) -> tuple[Claim, ...]:
         return (self._claim(self._password, user_id),)
 
-    def ask_for_mail(self, email: str, client: Client) -> tuple[Claim, ...]:
-        """Nobody's mailbox is flooded, and no network floods many."""
-        return (self._claim(self._address, email), *self.sign_up(client))
+    def guesses_at(self, user: User) -> tuple[Claim, ...]:
+        """What counts guesses at somebody's password, wherever they come from."""
+        return (self._claim(self._account, user.email), *self.confirm_password(user.id))
+
+    def ask_for_mail(self, template: Template, email: str, client: Client) -> tuple[Claim, ...]:
+        """Nobody's mailbox is flooded, and no network floods many.
+
+        Each kind of mail has its own budget: whoever spends one on somebody else has just mailed
+        them what they could ask for, and keeps them from nothing.
+        """
+        return (self._claim(self._address, f"{template}:{email}"), *self.sign_up(client))
 
     def sign_up(self, client: Client) -> tuple[Claim, ...]:
         return (self._claim(self._sign_up_network, client.network),)
@@ -101,6 +118,13 @@ class Throttle:
         return Claim(limit, hmac.digest(self._key, text, hashlib.sha256)[:16].hex())
 
 
+class Level(NamedTuple):
+    """A budget after an attempt took its part: when it will be empty, and failures in a row."""
+
+    drained_at: int
+    attempts: int
+
+
 def take(
     session: Session, claims: Sequence[Claim], client: Client, *, user_id: UUID | None = None
 ) -> None:
@@ -109,19 +133,23 @@ def take(
     Raises Refusal(TOO_MANY_ATTEMPTS), with `retry_after` in seconds.
     """
     now = to_microseconds(datetime.now(UTC))
-    taken = spend(session, claims, now)
+    levels = spend(session, claims, now)
     waits = {
-        claim: seconds_to_wait(session, claim, now) for claim in claims if claim.key not in taken
+        claim: seconds_to_wait(session, claim, now) for claim in claims if claim.key not in levels
     }
     for claim in claims:
         if claim.limit.own:
-            client.quota = quota(claim, taken.get(claim.key), now, waits.get(claim, 0))
+            client.quota = quota(claim, levels.get(claim.key), now, waits)
     if waits:  # raised, so that what the other budgets lost is rolled back
         raise Refusal(Reason.TOO_MANY_ATTEMPTS, retry_after=max(waits.values()))
     for claim in claims:
-        if taken[claim.key] + claim.cost > now + HOUR:  # this was the last one
+        level = levels[claim.key]
+        closed = level.attempts >= MOST_FAILURES
+        if closed or level.drained_at + claim.cost > now + HOUR:  # this was the last one
             limit = claim.limit.name
-            audit.record(session, Event.LIMIT_REACHED, client, user_id=user_id, limit=limit)
+            audit.record(
+                session, Event.LIMIT_REACHED, client, user_id=user_id, limit=limit, closed=closed
+            )
 
 
 def take_if_free(session: Session, claim: Claim) -> bool:
@@ -129,72 +157,100 @@ def take_if_free(session: Session, claim: Claim) -> bool:
     return bool(spend(session, [claim], to_microseconds(datetime.now(UTC))))
 
 
-def spend(session: Session, claims: Sequence[Claim], now: int) -> dict[str, int]:
-    """The budgets that had room, and when they will be empty again.
-
-    In the order of their keys, so that two attempts never wait for each other.
-    """
+def spend(session: Session, claims: Sequence[Claim], now: int) -> dict[str, Level]:
+    """The budgets that had room, by their keys, as they are then."""
     rows = [
         {"key": claim.key, "drained_at": now + claim.cost, "attempts": int(claim.limit.consecutive)}
         for claim in sorted(claims, key=lambda claim: claim.key)
     ]
     statement = insert(session, Budget).values(rows)
     new = statement.excluded
-    filled = later(col(Budget.drained_at), now) + (new.drained_at - now)
+    drained_at, failures = believed(now)
+    filled = drained_at + (new.drained_at - now)
+    # Whoever waited for a row sees it filled by somebody who came a moment later.
+    full = now + HOUR + min(SECOND, *(claim.cost // 2 for claim in claims))
     statement = statement.on_conflict_do_update(
         index_elements=["key"],
-        set_={"drained_at": filled, "attempts": col(Budget.attempts) + new.attempts},
-        where=(filled <= now + HOUR) & (col(Budget.attempts) < MOST_FAILURES),
-    ).returning(col(Budget.key), col(Budget.drained_at))
-    return {row.key: row.drained_at for row in session.connection().execute(statement)}
+        set_={"drained_at": filled, "attempts": failures + new.attempts},
+        where=(filled <= full) & (failures < MOST_FAILURES),
+    ).returning(col(Budget.key), col(Budget.drained_at), col(Budget.attempts))
+    taken = session.connection().execute(statement).all()
+    return {row.key: Level(row.drained_at, row.attempts) for row in taken}
 
 
-def give_back(session: Session, claims: Sequence[Claim]) -> None:
-    """After a success: what counts failures in a row begins anew, the rest gets its part back."""
+def believed(now: int) -> tuple[Any, Any]:
+    """When the budget is empty, now or later, and its failures in a row: SQL.
+
+    Failures from long ago are forgotten. So is what a clock wrote that was wrong then, or a clock
+    that is wrong now would refuse everybody until it is right.
+    """
+    moment = col(Budget.drained_at)
+    latest = now + HOUR + CLOCKS_APART
+    known = moment.between(now - BUDGETS_KEPT // MICROSECOND, latest)
+    drained_at = case((moment.between(now, latest), moment), else_=cast(now, BigInteger))
+    return drained_at, case((known, col(Budget.attempts)), else_=0)
+
+
+def give_back(session: Session, claims: Iterable[Claim]) -> None:
+    """Of an attempt that nobody looked at after all."""
+    one_less = case((col(Budget.attempts) > 0, col(Budget.attempts) - 1), else_=0)
+    put_back(session, {claim.key: claim.cost for claim in claims}, one_less)
+
+
+def note_success(session: Session, claims: Iterable[Claim], related: Iterable[Claim] = ()) -> None:
+    """It gives its part back, and failures in a row are counted anew, also in related budgets."""
+    parts = {claim.key: 0 for claim in related} | {claim.key: claim.cost for claim in claims}
+    put_back(session, parts, 0)
+
+
+def put_back(session: Session, parts: Mapping[str, int], attempts: Any) -> None:
+    """An upsert, as it locks in the order of its rows; UPDATE has none. What it may insert where
+    a budget was purged meanwhile is an empty one.
+    """
     now = to_microseconds(datetime.now(UTC))
     rows = [
-        {
-            "key": claim.key,
-            "drained_at": now if claim.limit.consecutive else now - claim.cost,
-            "attempts": 0,
-        }
-        for claim in sorted(claims, key=lambda claim: claim.key)
+        {"key": key, "drained_at": now - part, "attempts": 0} for key, part in sorted(parts.items())
     ]
     statement = insert(session, Budget).values(rows)
-    new = statement.excluded
-    less = col(Budget.drained_at) + (new.drained_at - now)
+    less = col(Budget.drained_at) + (statement.excluded.drained_at - now)
     statement = statement.on_conflict_do_update(
-        index_elements=["key"],
-        set_={
-            "drained_at": case((new.drained_at < now, less), else_=new.drained_at),
-            "attempts": 0,
-        },
+        index_elements=["key"], set_={"drained_at": less, "attempts": attempts}
     )
     session.connection().execute(statement)
 
 
-def later(moment: Any, now: int) -> Any:
-    return case((moment > now, moment), else_=cast(now, BigInteger))
+def begin_anew(session: Session, claims: Iterable[Claim]) -> None:
+    """As if nobody had ever tried: what was guessed at is another password now.
+
+    Lock the user before, as whoever notes a success has done.
+    """
+    keys = [claim.key for claim in claims]
+    session.connection().execute(delete(Budget).where(col(Budget.key).in_(keys)))
 
 
 def seconds_to_wait(session: Session, claim: Claim, now: int) -> int:
     row = session.exec(select(Budget).where(col(Budget.key) == claim.key)).first()
     if row is None:
         return 1
+    opens_at = row.drained_at + claim.cost - HOUR
     if row.attempts >= MOST_FAILURES:
-        return A_DAY
-    return max(1, -((now + HOUR - row.drained_at - claim.cost) // SECOND))
+        opens_at = row.drained_at + BUDGETS_KEPT // MICROSECOND
+    return max(1, round_up(opens_at - now))
 
 
-def quota(claim: Claim, drained_at: int | None, now: int, wait: int) -> Quota:
-    """drained_at: None where there was no room, and one has to wait so many seconds for it."""
-    if drained_at is None:
-        return Quota(claim.limit.name, claim.limit.size, 0, wait)
-    level = drained_at - now
-    until_one_leaks = level % claim.cost or claim.cost
-    return Quota(
-        claim.limit.name,
-        claim.limit.size,
-        remaining=(HOUR - level) // claim.cost,
-        reset=-(-until_one_leaks // SECOND),
-    )
+def quota(claim: Claim, level: Level | None, now: int, waits: Mapping[Claim, int]) -> Quota:
+    """level: None where there was no room. waits: why the attempt was refused, if it was."""
+    limit = claim.limit
+    if level is None:
+        return Quota(limit.name, limit.size, 0, waits[claim])
+    filled = level.drained_at - now
+    if waits:  # by another budget: this one keeps its part, and Retry-After is about the other
+        return Quota(limit.name, limit.size, (HOUR - filled + claim.cost) // claim.cost)
+    remaining = max(0, HOUR - filled) // claim.cost
+    until_one_more = filled + (remaining + 1) * claim.cost - HOUR
+    return Quota(limit.name, limit.size, remaining, round_up(until_one_more))
+
+
+def round_up(microseconds: int) -> int:
+    """To seconds."""
+    return -(-microseconds // SECOND)
