@@ -2,6 +2,7 @@
 the old ones from the day it exists.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from app.main import create_app
@@ -24,7 +25,7 @@ class Operation(NamedTuple):
 
     @property
     def url(self) -> str:
-        return self.path.replace("{session_id}", SOME_ID)
+        return re.sub(r"\{\w+\}", SOME_ID, self.path)
 
     @property
     def needs_login(self) -> bool:

@@ -77,6 +77,13 @@ def upgrade() -> None:
     op.create_index("ix_one_time_tokens_expires_at", "one_time_tokens", ["expires_at"])
     op.create_index("ix_one_time_tokens_user_id", "one_time_tokens", ["user_id"])
     add_to_users()
+    op.create_index(
+        "ix_users_admins",
+        "users",
+        ["id"],
+        postgresql_where=sa.text("is_admin"),
+        sqlite_where=sa.text("is_admin = 1"),
+    )
     op.create_index("ix_logins_expires_at", "logins", ["expires_at"])
     protect_audit_events()
 
@@ -128,6 +135,7 @@ def protect_audit_events() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_logins_expires_at", "logins")
+    op.drop_index("ix_users_admins", "users")
     with op.batch_alter_table("users") as users:
         for name in (
             "last_login_at",

@@ -6,11 +6,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import event
-from sqlmodel import Session
+from sqlmodel import Session, col
 
+from app.core import metrics
 from app.core.client import Client
 from app.core.logs import log_event
-from app.models.audit import AuditEvent, Event
+from app.models.audit import AuditEvent, AuditQuery, Event
+from app.models.base import PageQuery
+from app.services.paging import Page, newest_first
 
 SERIOUS = {Event.TOKEN_REUSED, Event.LIMIT_REACHED}
 FAILURES = {Event.LOGIN_FAILED, Event.PASSWORD_REFUSED, Event.TOKEN_REUSED, Event.LIMIT_REACHED}
@@ -49,6 +52,7 @@ def record(
     )
 
     def log(_: Session) -> None:
+        metrics.count_event(what, result)
         log_event(
             what,
             logging.WARNING if what in SERIOUS else logging.INFO,
@@ -63,3 +67,13 @@ def record(
         )
 
     event.listen(session, "after_commit", log, once=True)
+
+
+def read_trail(session: Session, query: AuditQuery) -> Page[AuditEvent]:
+    filters = query.model_dump(exclude_none=True, exclude=set(PageQuery.model_fields))
+    wanted = [col(getattr(AuditEvent, name)) == value for name, value in filters.items()]
+    return newest_first(session, AuditEvent, wanted, query)
+
+
+def read_activity(session: Session, user_id: UUID, query: PageQuery) -> Page[AuditEvent]:
+    return newest_first(session, AuditEvent, [col(AuditEvent.user_id) == user_id], query)
