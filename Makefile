@@ -14,11 +14,11 @@ STALE = $(if $(shell test -x .venv/bin/python && echo there),,interpreter-gone)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint format types migration migrate downgrade admin purge doctor lock \
+.PHONY: help run test check lint format types migration migrate downgrade admin reset-link purge doctor lock \
 	clean interpreter-gone
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.runtime ## serve http://127.0.0.1:8000/docs; HOST=... PORT=... for another address
 	@$(APP) setup
@@ -50,6 +50,9 @@ downgrade: .venv/.runtime ## undo the newest migration
 
 admin: .venv/.runtime ## make an administrator, asking for a password; email=you@example.com
 	@$(APP) create-admin "$$email"
+
+reset-link: .venv/.runtime ## print a link to choose a new password, to hand over; email=you@example.com
+	@$(APP) reset-link "$$email"
 
 purge: .venv/.runtime ## delete what has expired
 	@$(APP) purge

@@ -72,6 +72,8 @@ def command_parser() -> argparse.ArgumentParser:
     command.add_argument("-m", "--message", required=True, help="what changes, as a file name")
     command = add("create-admin", create_admin, "make an administrator, asking for a password")
     command.add_argument("email", help="the password is asked for, or read from standard input")
+    command = add("reset-link", reset_link, "print a link to choose a new password, to hand over")
+    command.add_argument("email", help="whose account it is")
     add("purge", purge, "delete what has expired")
     add("doctor", examine, "show the configuration, and what is wrong with it")
     command = add("keygen", keygen, "write a private key for SIGNING_KEY_FILE")
@@ -161,15 +163,10 @@ def create_admin(arguments: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
     from app.core.client import HERE
-    from app.models.user import UserCreate, canonical_email
+    from app.models.user import UserCreate
     from app.services.accounts import create_user, promote
 
-    if not arguments.email:
-        sys.exit("Say whose account: make admin email=you@example.com")
-    try:
-        email = canonical_email(arguments.email)
-    except ValueError as error:
-        sys.exit(f"email: {error}")
+    email = read_email(arguments.email)
     if with_backend(lambda backend: asyncio.run(promote(backend, email, HERE))):
         print(f"{email} had an account, and is an administrator now.")
         return
@@ -185,6 +182,17 @@ def create_admin(arguments: argparse.Namespace) -> None:
     print(f"{new_user.email} is an administrator and can log in.")
 
 
+def read_email(text: str) -> str:
+    from app.models.user import canonical_email
+
+    if not text:
+        sys.exit("Say whose account: make admin email=you@example.com")
+    try:
+        return canonical_email(text)
+    except ValueError as error:
+        sys.exit(f"email: {error}")
+
+
 def read_password() -> str:
     """Never an argument: those are in the shell's history and in the list of processes."""
     if not sys.stdin.isatty():
@@ -195,16 +203,30 @@ def read_password() -> str:
     return password
 
 
+def reset_link(arguments: argparse.Namespace) -> None:
+    from app.core.client import HERE
+    from app.core.config import load_settings
+    from app.services.recovery import make_reset_link
+
+    email = read_email(arguments.email)
+    settings = load_settings()
+    if not (settings.debug or settings.public_url or settings.frontend_url):
+        sys.exit(
+            "PUBLIC_URL is missing: put there where this service is reached, such as "
+            "https://auth.example.com, so that the link leads there."
+        )
+    link = with_backend(lambda backend: asyncio.run(make_reset_link(backend, email, HERE)))
+    if link is None:
+        sys.exit(f"There is no account with the address {email}.")
+    print(f"It works once, for an hour:\n{link}")
+
+
 def purge(_: argparse.Namespace) -> None:
-    from app.services import logins
+    from app.services import upkeep
 
-    def delete_all(backend: "Backend") -> int:
-        total = 0
-        while count := backend.database.run_write(logins.purge, backend.settings.idle_lifetime):
-            total += count
-        return total
-
-    print(f"Deleted {with_backend(delete_all)} expired logins.")
+    deleted = with_backend(lambda backend: upkeep.purge(backend.database, backend.settings))
+    for kind, count in deleted.items():
+        print(f"{count:9} {kind.replace('_', ' ')}")
 
 
 def with_backend(work: "Callable[[Backend], T]") -> T:

@@ -18,8 +18,11 @@ from sqlmodel import Session, func, select
 
 from app.core.config import NOT_UTF8, Settings, SettingsError, explain
 from app.core.keys import access_keys
+from app.core.metrics import check_folder
+from app.core.password_policy import PasswordPolicy
 from app.core.passwords import available_cores, context
 from app.core.refusals import Refusal
+from app.core.smtp import Conversation, Unreachable
 from app.db.migrations import is_migrated
 from app.db.session import Database
 
@@ -58,7 +61,16 @@ def examine(env_file: Path) -> int:
     else:
         print_settings(settings, env_file)
         checks: tuple[Callable[[Settings], Iterator[Finding]], ...]
-        checks = (check_debug, check_keys, check_clock, check_database, check_hashing)
+        checks = (
+            check_debug,
+            check_keys,
+            check_password_policy,
+            check_clock,
+            check_database,
+            check_mail,
+            check_hashing,
+            check_metrics,
+        )
         for check in checks:
             findings += check(settings)
     for finding in findings:
@@ -168,6 +180,16 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
         yield from check_mode(settings.signing_key_file, "SIGNING_KEY_FILE")
 
 
+def check_password_policy(settings: Settings) -> Iterator[Finding]:
+    try:
+        policy = PasswordPolicy(settings)
+    except SettingsError as error:
+        yield wrong(str(error))
+        return
+    words = ", ".join(sorted(policy.words))
+    yield ok(f"passwords must not be made of a name, an address or these words: {words}")
+
+
 def check_clock(_: Settings) -> Iterator[Finding]:
     now = datetime.now(UTC)
     if now < RELEASED:
@@ -235,6 +257,34 @@ def cause(refusal: Refusal) -> str:
     return " ".join(str(error or refusal).split())
 
 
+def check_mail(settings: Settings) -> Iterator[Finding]:
+    """As far as one can go without sending one."""
+    server = settings.smtp_server
+    if server is None:
+        if settings.debug:
+            yield note("there is no SMTP_URL: with DEBUG, mails are printed to standard error")
+        else:
+            yield note("there is no SMTP_URL: no mail is sent, and nobody can reset a password")
+        return
+    conversation = Conversation(server, settings.sender)
+    try:
+        conversation.open()
+    except Unreachable as error:
+        yield wrong(
+            f"SMTP_URL: the mail server {server} cannot be used ({error}); put there the address, "
+            "user and password of one that takes your mails."
+        )
+    else:
+        user = f", user {server.user}" if server.user else ""
+        yield ok(f"the mail server takes us: {server}, {server.protection}{user}")
+    finally:
+        conversation.close()
+    pages = urlsplit(settings.pages_url)
+    if pages.scheme == "http" and not is_local(pages.hostname or ""):
+        key = "FRONTEND_URL" if settings.frontend_url else "PUBLIC_URL"
+        yield wrong(f"{key}: links in mails would lead over plain http; put there https://.")
+
+
 def check_hashing(_: Settings) -> Iterator[Finding]:
     """What a log-in costs at least; the parameters are in app/core/passwords.py."""
     times = []
@@ -244,3 +294,14 @@ def check_hashing(_: Settings) -> Iterator[Finding]:
         times.append(time.perf_counter() - start)
     cores = available_cores()
     yield ok(f"hashing a password takes {min(times) * 1000:.0f} ms and 19 MiB, {cores} at a time")
+
+
+def check_metrics(settings: Settings) -> Iterator[Finding]:
+    if not settings.enable_metrics:
+        return
+    try:
+        check_folder()
+    except SettingsError as error:
+        yield wrong(str(error))
+        return
+    yield note("/metrics is on: see that your proxy keeps it from the public, as deploy/ does")

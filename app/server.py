@@ -3,15 +3,23 @@
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
 from app.core.keys import access_keys
 from app.core.logs import configure_logging
+from app.core.metrics import FOLDER, check_folder
+from app.core.password_policy import PasswordPolicy
 
 SHUTDOWN_SECONDS = 20  # for requests under way; longer than a statement may take
 
@@ -19,7 +27,11 @@ SHUTDOWN_SECONDS = 20  # for requests under way; longer than a statement may tak
 def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
     settings = load_settings()
     try:
-        access_keys(settings)  # here, because worker processes that refuse would be started again
+        # Here, because worker processes that refuse would be started again.
+        access_keys(settings)
+        PasswordPolicy(settings)
+        if settings.enable_metrics:
+            check_folder()
     except SettingsError as error:
         refuse_to_start(str(error))
     if settings.debug and not is_loopback(host):
@@ -29,25 +41,59 @@ def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
         )
     refuse_taken_port(host, port)
     print_address(settings, host, port)
+    if settings.debug and settings.public_url is None:
+        os.environ["PUBLIC_URL"] = address_of(host, port)  # links in mails lead here
     configure_logging()
     if workers:
         os.environ["WEB_CONCURRENCY"] = str(workers)  # they share the cores
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plug-ins
-    uvicorn.run(
-        "app.main:app",
-        host=host,
-        port=port,
-        workers=workers,
-        reload=reload,
-        reload_dirs=[str(Path(__file__).parent)] if reload else None,
-        lifespan="on",
-        ws="none",
-        proxy_headers=False,  # TRUSTED_PROXIES decides, and uvicorn would trust 127.0.0.1
-        server_header=False,
-        log_config=None,
-        access_log=False,  # the service writes its own, without query strings
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
+    # uvicorn raises SIGTERM again once it has answered what was under way: to be told to end, and
+    # to end, is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "lifespan": "on",
+        "ws": "none",
+        "proxy_headers": False,  # TRUSTED_PROXIES decides, and uvicorn would trust 127.0.0.1
+        "server_header": False,
+        "log_config": None,
+        "access_log": False,  # the service writes its own, without query strings
+        "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+    }
+    config = uvicorn.Config("app.main:app", **options)
+    with shared_figures(settings.enable_metrics and (reload or config.workers > 1)):
+        if config.workers > 1 and not reload:
+            Workers(config, [config.bind_socket()]).run()
+        elif reload:
+            folder = str(Path(__file__).parent)
+            uvicorn.run("app.main:app", **options, reload=True, reload_dirs=[folder])
+        else:
+            uvicorn.run("app.main:app", **options)
+
+
+@contextmanager
+def shared_figures(needed: bool) -> Iterator[None]:
+    """Where the processes add up what /metrics tells: a folder that is gone afterwards."""
+    if not needed or FOLDER in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="fastapi-auth-metrics-") as folder:
+        os.environ[FOLDER] = folder
+        yield
+
+
+class Workers(Multiprocess):
+    """uvicorn's, but for one thing: who calls while they finish is refused, and may go elsewhere.
+
+    It would keep the socket open until the last worker has ended: the system would take requests
+    that nobody answers.
+    """
+
+    def terminate_all(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        super().terminate_all()
 
 
 def is_loopback(host: str) -> bool:
@@ -72,7 +118,11 @@ def refuse_taken_port(host: str, port: int) -> None:
 
 
 def print_address(settings: Settings, host: str, port: int) -> None:
-    name = f"[{host}]" if ":" in host else host
     path = "/docs" if settings.docs_enabled else "/health/ready"
     # On standard error, because standard output is for the log.
-    print(f"Open http://{name}:{port}{path}  (Ctrl-C stops the server.)", file=sys.stderr)
+    print(f"Open {address_of(host, port)}{path}  (Ctrl-C stops the server.)", file=sys.stderr)
+
+
+def address_of(host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}"

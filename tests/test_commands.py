@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from app.cli import main as command_line
 from app.core.config import Settings
 from app.main import create_app
+from tests.mailbox import smtp_server
 from tests.people import ADA, get_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,7 @@ def test_help_and_the_name_of_a_missing_package_need_no_package() -> None:
     assert len(migrate.stderr.splitlines()) == 1
 
 
+@pytest.mark.proves("11.2.3", "13.3.2")
 def test_setup_writes_a_secret_of_its_own_for_the_owner_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +115,7 @@ def test_setup_writes_no_env_file_where_the_environment_has_the_secret(
     assert not (folder / ".env").exists()
 
 
+@pytest.mark.proves("13.4.2", "ER-02")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_debug_refuses_to_listen_on_more_than_loopback(configured: Path, host: str) -> None:
     assert "DEBUG" in last_words(["run", "--host", host])
@@ -137,6 +140,7 @@ def test_an_administrator_is_made_and_logs_in(
     assert me.json()["is_admin"] is True
 
 
+@pytest.mark.proves("6.3.2", "PWD-08")
 def test_an_administrator_needs_a_good_password(
     configured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_command_before_the_migrations_says_to_migrate(
     assert "python -m app migrate" in last_words(["create-admin", ADA["email"]])
 
 
+@pytest.mark.proves("11.1.1", "13.3.2")
 def test_keygen_writes_for_the_owner_only_and_never_over_a_file(configured: Path) -> None:
     assert main(["keygen", "key.pem"]) == 0
     assert mode(configured / "key.pem") == 0o600
@@ -179,6 +184,7 @@ def test_keygen_writes_for_the_owner_only_and_never_over_a_file(configured: Path
     assert (configured / "key.pem").read_bytes() == before
 
 
+@pytest.mark.proves("11.6.1")
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256"])
 def test_the_service_signs_with_a_generated_key(configured: Path, algorithm: str) -> None:
     main(["keygen", "key.pem", "--algorithm", algorithm])
@@ -198,6 +204,7 @@ def test_doctor_finds_nothing_wrong_after_setup(
     assert Settings().secret_key.get_secret_value() not in said
 
 
+@pytest.mark.proves("13.3.2", "CFG-06")
 def test_doctor_shows_no_secret(configured: Path, capsys: pytest.CaptureFixture[str]) -> None:
     former = secrets.token_hex(32)
     url = "postgresql://auth:first-sesame@127.0.0.1:1/auth?sslpassword=second-sesame"
@@ -255,10 +262,22 @@ def no_server(folder: Path) -> None:
     add_to_env(folder, "DATABASE_URL=postgresql://auth:sesame@127.0.0.1:1/auth")
 
 
+MAILING = ("MAIL_FROM=Example <no-reply@example.com>", "PUBLIC_URL=https://auth.example.com")
+
+
+def no_mail_server(folder: Path) -> None:
+    add_to_env(folder, "SMTP_URL=smtp://ada:sesame@127.0.0.1:1", *MAILING)
+
+
+def links_over_http(folder: Path) -> None:
+    add_to_env(folder, "SMTP_URL=smtp://127.0.0.1:1", *MAILING, "FRONTEND_URL=http://a.example.com")
+
+
 def database_for_all(folder: Path) -> None:
     (folder / "app.db").chmod(0o644)
 
 
+@pytest.mark.proves("13.3.2")
 @pytest.mark.parametrize(
     ("spoil", "advice"),
     [
@@ -274,6 +293,8 @@ def database_for_all(folder: Path) -> None:
         (no_migrations, "python -m app migrate"),
         (no_server, "the database does not answer"),
         (database_for_all, "chmod o= app.db"),
+        (no_mail_server, "the mail server 127.0.0.1:1 cannot be used (Connection refused)"),
+        (links_over_http, "FRONTEND_URL: links in mails would lead over plain http"),
     ],
 )
 def test_doctor_says_what_is_wrong(
@@ -286,6 +307,32 @@ def test_doctor_says_what_is_wrong(
     assert main(["doctor"]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong ")]
     assert any(advice in line for line in wrong), wrong
+
+
+def test_doctor_talks_to_the_mail_server_and_sends_nothing(
+    configured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with smtp_server(login=("ada", "sesame")) as mailbox:
+        add_to_env(configured, f"SMTP_URL={mailbox.url}", *MAILING)
+        assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert f"the mail server takes us: 127.0.0.1:{mailbox.port}" in said
+    assert "user ada" in said
+    assert "sesame" not in said
+    assert {"AUTH", "QUIT"} <= {*mailbox.steps}
+    assert "MAIL" not in mailbox.steps
+
+
+@pytest.mark.parametrize(
+    ("debug", "said"),
+    [("true", "mails are printed"), ("false", "nobody can reset a password")],
+)
+def test_doctor_says_what_becomes_of_mails_without_a_server(
+    configured: Path, capsys: pytest.CaptureFixture[str], debug: str, said: str
+) -> None:
+    add_to_env(configured, f"DEBUG={debug}")
+    assert main(["doctor"]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_doctor_makes_no_database(configured: Path) -> None:

@@ -5,11 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlmodel import Session, text
 
-from app.db.session import Database
+from app.core.identifiers import new_id
+from app.db.migrations import alembic_config
+from app.db.session import Database, create_database_engine
 from app.main import create_app
 from tests.answers import refused_as
 from tests.conftest import make_settings
@@ -92,6 +95,61 @@ def test_without_migrations_nobody_is_told_to_log_in_again(
     assert refused_as(who_am_i(unmigrated)) == (503, "not_ready")
 
 
+@pytest.fixture
+def behind(empty_url: str) -> Iterator[TestClient]:
+    """Before a database that has the first migration and lacks the others."""
+    settings = make_settings(empty_url)
+    engine = create_database_engine(settings)
+    config = alembic_config()
+    config.attributes["engine"] = engine
+    command.upgrade(config, "0001")
+    with engine.begin() as connection:  # somebody is logged in already
+        statement = (
+            "INSERT INTO users (id, email, hashed_password, is_active, is_admin, created_at)"
+        )
+        statement += " VALUES (:id, :email, '!', true, false, '2026-01-01 00:00:00')"
+        owner = {"id": new_id().hex, "email": ADA["email"]}
+        connection.execute(text(statement), owner)
+    engine.dispose()
+    with serving(empty_url) as client:
+        yield client
+
+
+def test_a_pending_migration_is_not_ready(behind: TestClient) -> None:
+    answer = behind.get("/health/ready")
+    assert refused_as(answer) == (503, "not_ready")
+    assert int(answer.headers["retry-after"]) > 0
+    assert behind.get("/health/live").json() == OK
+
+
+def test_while_a_migration_is_pending_every_request_that_needs_it_says_so(
+    behind: TestClient, client: TestClient
+) -> None:
+    register(client)
+    log_in(client)
+    behind.cookies = client.cookies
+    auth = "/api/v1/auth"
+    new = {"email": "new@example.com", "password": ADA["password"]}
+    for answer in (
+        register(behind),
+        register(behind, new),
+        log_in(behind),
+        refresh(behind),
+        who_am_i(behind),
+        behind.get("/api/v1/users/me/sessions"),
+        behind.get("/api/v1/users"),
+        behind.get("/api/v1/audit-events"),
+        behind.post(f"{auth}/forgot-password", json={"email": ADA["email"]}),
+        behind.post(f"{auth}/verify-email", json={"token": "x" * 43}),
+        behind.post(
+            f"{auth}/reset-password", json={"token": "x" * 43, "password": ADA["password"]}
+        ),
+    ):
+        assert refused_as(answer) == (503, "not_ready"), answer.url
+        assert int(answer.headers["retry-after"]) > 0
+        assert "set-cookie" not in answer.headers
+
+
 def test_a_database_without_a_revision_is_not_ready(client: TestClient, database: Database) -> None:
     with at_revision(database):
         assert refused_as(client.get("/health/ready")) == (503, "not_ready")
@@ -105,6 +163,7 @@ def test_a_newer_revision_is_ready(client: TestClient, database: Database) -> No
         assert register(client).status_code == 201
 
 
+@pytest.mark.proves("16.5.2")
 def test_a_database_that_is_down_is_not_ready_but_alive(nowhere: TestClient) -> None:
     answer = nowhere.get("/health/ready")
     assert refused_as(answer) == (503, "database_unavailable")
@@ -119,6 +178,7 @@ def test_a_file_that_is_no_database_is_not_ready(tmp_path: Path) -> None:
         assert refused_as(client.get("/health/ready")) == (503, "database_unavailable")
 
 
+@pytest.mark.proves("13.2.6")
 def test_a_database_that_comes_back_is_ready_again(migrated_sqlite: Path, tmp_path: Path) -> None:
     path = tmp_path / "later" / "app.db"
     with serving(f"sqlite:///{path}") as client:

@@ -67,8 +67,8 @@ class Boundary:
         return None
 
     def answers_under(self, host: str, path: str) -> bool:
-        """Health is asked for by address: a load balancer knows no name."""
-        if not self.allowed_hosts or path.startswith("/health/"):
+        """Load balancers and Prometheus ask by address: they know no name."""
+        if not self.allowed_hosts or path.startswith("/health/") or path == "/metrics":
             return True
         return host_name(host) in self.allowed_hosts
 

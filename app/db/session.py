@@ -46,6 +46,7 @@ class Database:
         self._threads = ThreadPoolExecutor(settings.database_pool_size, "database")
         # SQLite has one writer, and its way of waiting is to sleep and look again.
         self._writer = Lock() if self.engine.dialect.name == "sqlite" else None
+        self.after_write: Callable[[], object] = lambda: None  # on the event loop: must not wait
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Without a transaction: each statement sees what is committed when it starts."""
@@ -53,7 +54,13 @@ class Database:
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """In one transaction: committed when the work returns, rolled back when it raises."""
-        return await self._on_thread(self.run_write, work, *args, **kwargs)
+        result: T = await self._on_thread(self.run_write, work, *args, **kwargs)
+        self.after_write()
+        return result
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """For a database thread, and nobody waits: it handles its own errors."""
+        self._threads.submit(job)
 
     def run_read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def attempt() -> T:

@@ -1,0 +1,85 @@
+"""The figures of docs/operations.md are those of the code."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api import metrics as metrics_route
+from app.core import smtp
+from app.db import session
+from app.main import create_app
+from app.server import SHUTDOWN_SECONDS
+from app.services import courier, upkeep
+from tests.conftest import make_settings
+
+ROOT = Path(__file__).parents[1]
+NOON = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
+DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
+
+
+def row(beginning: str) -> list[str]:
+    """The cells of the only line of a table that begins like this."""
+    (line,) = [line for line in DOCUMENT.splitlines() if line.startswith(f"| {beginning}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.proves("13.1.3")
+def test_time_outs() -> None:
+    assert row("a free thread, connection or lock")[1] == str(session.PATIENCE)
+    assert row("connecting to PostgreSQL")[1] == str(session.PATIENCE)
+    assert row("one statement")[1] == str(session.SLOWEST_STATEMENT)
+    assert row("a transaction that does nothing")[1] == str(session.SLOWEST_STATEMENT)
+    assert row("a mail server that keeps silent")[1] == str(smtp.STEP)
+    assert row("one mail")[1] == str(smtp.CONVERSATION)
+    assert row("the database, for `/metrics`")[1] == str(metrics_route.LONGEST_WAIT)
+    ending = f"{SHUTDOWN_SECONDS}, and {courier.FAREWELL} for the courier"
+    assert row("ending a process")[1] == ending
+    grace = make_settings("sqlite:///unused.db").grace.total_seconds()
+    assert row("a refresh that waited")[1] == f"{grace / 3:g}"
+
+
+@pytest.mark.proves("13.1.2")
+def test_connections() -> None:
+    settings = make_settings("postgresql://a:b@127.0.0.1:1/nothing")
+    most = 2 * settings.database_pool_size
+    assert f"twice `DATABASE_POOL_SIZE` a process ({most})" in row("database")[1]
+    database = session.Database(settings)
+    engines = (database.engine, database._read_engine)
+    assert sum(engine.pool.size() for engine in engines) == most  # type: ignore[attr-defined]
+    assert all(engine.pool._max_overflow == 0 for engine in engines)  # type: ignore[attr-defined]
+    database.close()
+
+
+@pytest.mark.proves("14.2.7")
+def test_what_goes_by_itself() -> None:
+    kinds = {rows.kind for rows in upkeep.expired(make_settings("sqlite:///unused.db"), NOON)}
+    for kind in kinds:
+        assert row(kind.replace("one_time", "one-time").replace("_", " "))
+    assert f"deletes up to {upkeep.BATCH} rows of each kind" in " ".join(DOCUMENT.split())
+    assert (upkeep.PAUSE, upkeep.BUDGETS_KEPT.days, courier.GIVE_UP.days) == (60, 30, 3)
+
+
+def test_metrics(sqlite_url: str) -> None:
+    app = create_app(make_settings(sqlite_url, enable_metrics=True))
+    with TestClient(app, base_url="https://testserver") as client:
+        told = client.get("/metrics").text
+    names = set(re.findall(r"^# TYPE (\w+) ", told, re.MULTILINE))
+    section = DOCUMENT.split("## Metrics")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| `")]
+    documented = {name for line in table for name in re.findall(r"`(\w+_\w+)`", line.split("|")[1])}
+    assert names == documented
+
+
+@pytest.mark.proves("13.4.5")
+@pytest.mark.parametrize(
+    ("file", "rule"),
+    [
+        ("nginx.conf", r"location = /metrics \{[^}]*return 404;"),
+        ("Caddyfile", "respond /metrics 404"),
+    ],
+)
+def test_proxies_keep_metrics_from_the_public(file: str, rule: str) -> None:
+    assert re.search(rule, (ROOT / "deploy" / file).read_text())

@@ -1,0 +1,93 @@
+"""A deployment ends processes all day long: nobody who is being served notices."""
+
+import asyncio
+import json
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app.server import SHUTDOWN_SECONDS
+from tests.people import ADA
+from tests.servers import Server, served
+
+CALLERS = 90  # fewer than the failures in a row that close an account
+# One hashing thread, so that there is a queue of log-ins at any moment, and room for all of them.
+SETTINGS = {
+    "HASHING_THREADS": "1",
+    "HASHING_QUEUE": "1000",
+    "LOGIN_ATTEMPTS_PER_ACCOUNT": "1000",
+    "LOGIN_ATTEMPTS_PER_NETWORK": "100000",
+}
+
+
+class Caller:
+    """Somebody with an open connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def call(cls, server: Server) -> "Caller":
+        return cls(*await asyncio.open_connection("127.0.0.1", server.port))
+
+    async def send(self, method: str, path: str, body: dict[str, str] | None = None) -> None:
+        content = json.dumps(body).encode() if body else b""
+        head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(content)}\r\n\r\n"
+        self.writer.write(head.encode() + content)
+        await self.writer.drain()
+
+    async def receive(self) -> int:
+        """The status of a whole answer. Raises where the connection breaks before its end."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+        if "content-length: " in head:
+            await self.reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+        return int(head.split(" ")[1])
+
+    async def hang_up(self) -> None:
+        self.writer.close()
+        with suppress(OSError):  # the other end was faster
+            await self.writer.wait_closed()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_under_way_are_answered_and_others_refused_at_once(
+    sqlite_url: str, tmp_path: Path, workers: int
+) -> None:
+    with served(sqlite_url, tmp_path, workers=workers, **SETTINGS) as server:
+        asyncio.run(ends_in_the_middle(server))
+        assert server.process.wait(timeout=SHUTDOWN_SECONDS + 5) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+async def ends_in_the_middle(server: Server) -> None:
+    callers = [await Caller.call(server) for _ in range(CALLERS)]
+    await callers[0].send("POST", "/api/v1/auth/register", ADA)
+    assert await callers[0].receive() == 201
+    for caller in callers:  # so that a worker has taken each connection
+        await caller.send("GET", "/health/live")
+        assert await caller.receive() == 200
+    for caller in callers:
+        await caller.send("POST", "/api/v1/auth/login", ADA)
+    answers = [asyncio.create_task(caller.receive()) for caller in callers]
+    await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+
+    server.process.send_signal(signal.SIGTERM)
+    await refused(server)
+    waiting = [answer for answer in answers if not answer.done()]
+    assert waiting, "the last one was answered before new callers were refused"
+    assert await asyncio.gather(*answers) == [200] * CALLERS
+    for caller in callers:
+        await caller.hang_up()
+
+
+async def refused(server: Server) -> None:
+    while True:
+        try:
+            caller = await Caller.call(server)
+        except ConnectionRefusedError:
+            return
+        await caller.hang_up()
+        await asyncio.sleep(0.01)
