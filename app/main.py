@@ -1,5 +1,6 @@
 """Builds the ASGI application: `uvicorn app.main:app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -7,7 +8,7 @@ from functools import partial
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import docs, operations
+from app.api import docs, metrics, operations, pages
 from app.api.boundary import Boundary
 from app.api.cors import Cors
 from app.api.csrf import SameOriginGate
@@ -15,12 +16,16 @@ from app.api.envelope import Envelope
 from app.api.errors import install_error_handlers
 from app.api.openapi import describe
 from app.api.problems import problems
-from app.api.v1 import account, auth, oauth2, sessions
+from app.api.telemetry import TELEMETRY
+from app.api.v1 import account, audit, auth, oauth2, recovery, sessions, users
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
 from app.core.logs import configure_logging, logger
+from app.core.metrics import FOLDER, is_one_of_several, switch_on
 from app.core.refusals import Reason, Refusal
 from app.db.migrations import is_migrated
 from app.services.backend import Backend
+from app.services.courier import Courier
+from app.services.upkeep import Upkeep
 
 DESCRIPTION = """
 Sign up, log in, stay logged in safely, log out.
@@ -34,11 +39,13 @@ Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457); `code` say
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Raises SettingsError for unusable key files."""
+    """Raises SettingsError for unusable files."""
+    if settings.enable_metrics:
+        switch_on()
     backend = Backend.open(settings)
     app = FastAPI(
         title="FastAPI Auth",
-        version="0.1.0",
+        version="0.2.0",
         description=DESCRIPTION,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,  # our own pages: FastAPI's load scripts from elsewhere
@@ -47,17 +54,25 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would send a password on to the Host header's host
         generate_unique_id_function=operation_id,
         lifespan=lifespan,
+        telemetry=TELEMETRY,
     )
     app.state.backend = backend
 
     v1 = APIRouter(prefix="/api/v1")
     v1.include_router(auth.router)
+    v1.include_router(recovery.router)
     if settings.enable_token_endpoint:
         v1.include_router(oauth2.router)
     v1.include_router(account.router)
     v1.include_router(sessions.router)
+    v1.include_router(audit.router)
+    v1.include_router(users.router)
     app.include_router(v1)
     app.include_router(operations.router)
+    if settings.enable_metrics:
+        app.include_router(metrics.router)
+    if settings.frontend_url is None:
+        app.include_router(pages.router)
     if settings.docs_enabled:
         app.include_router(docs.router)
 
@@ -80,7 +95,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             logger.warning("The database lacks a migration. Run: alembic upgrade head")
     except Refusal as refusal:
         logger.warning("The database does not answer yet: %s", refusal.__cause__)
+    if backend.settings.enable_metrics and is_one_of_several():
+        logger.warning("/metrics tells what one of several processes counted: set %s.", FOLDER)
+    backend.database.after_write = Upkeep(backend.database, backend.settings).after_write
+    courier = Courier(backend)
+    courier.start()
     yield
+    await asyncio.to_thread(courier.stop)
     backend.close()
 
 

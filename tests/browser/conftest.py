@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ class Site:
     """The running server. `host:port` in `public_address` is a public name for it."""
 
     port: int
+    log: Path
 
     @property
     def address(self) -> str:
@@ -60,27 +61,34 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(database: Path) -> Iterator[Site]:
-    """Started in a folder of its own, so that no `.env` of a developer decides what is tested."""
+    with served(database.parent, free_port(), DEBUG="true") as site:
+        yield site
+
+
+@contextmanager
+def served(folder: Path, port: int, **settings: str) -> Iterator[Site]:
+    """`uvicorn app.main:app`, with its database and its log in this folder.
+
+    Started there, so that no `.env` of a developer decides what is tested.
+    """
     environment = os.environ | {
-        "DEBUG": "true",
         "SECRET_KEY": secrets.token_hex(32),
-        "DATABASE_URL": f"sqlite:///{database}",
+        "DATABASE_URL": f"sqlite:///{folder / 'app.db'}",
         "PYTHONPATH": str(ROOT),
+        **settings,
     }
-    folder = database.parent
     migrate = [sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head"]
     subprocess.run(migrate, cwd=folder, env=environment, check=True)
 
-    site = Site(_free_port())
+    site = Site(port, folder / "server.log")
     serve = [sys.executable, "-m", "uvicorn", "app.main:app"]
     serve += ["--host", "127.0.0.1", "--port", str(site.port)]
-    log = folder / "server.log"
-    with log.open("wb") as output:
+    with site.log.open("wb") as output:
         process = subprocess.Popen(
             serve, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        _wait_until_it_answers(process, site, log)
+        _wait_until_it_answers(process, site)
         yield site
     finally:
         process.terminate()
@@ -95,7 +103,8 @@ def site(server: Site, database: Path) -> Site:
             "SELECT name FROM sqlite_master WHERE type = 'table'"
         ).fetchall()
         for (table,) in tables:
-            if table != "alembic_version" and not table.startswith("sqlite_"):
+            # Audit events cannot be deleted, and hold nothing that a page shows.
+            if table not in ("alembic_version", "audit_events") and not table.startswith("sqlite_"):
                 connection.execute(f'DELETE FROM "{table}"')
     return server
 
@@ -142,28 +151,28 @@ def _chromium() -> str:
         if found := shutil.which(name):
             return found
     pytest.fail(
-        f"No browser for the tests of the docs pages ({', '.join(names)}): install Chromium "
+        f"No browser for the tests of the pages ({', '.join(names)}): install Chromium "
         "(on Debian and Ubuntu: apt-get install chromium), or set CHROMIUM to the path of a "
         "Chromium or Chrome.",
         pytrace=False,
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], site: Site, log: Path) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], site: Site) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", site.port)) == 0:
                 return
         time.sleep(0.05)
-    pytest.fail(f"The server did not start. It said:\n{log.read_text()}", pytrace=False)
+    pytest.fail(f"The server did not start. It said:\n{site.log.read_text()}", pytrace=False)
 
 
 def _origin(url: str) -> str:

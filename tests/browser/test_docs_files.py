@@ -38,6 +38,7 @@ def test_the_page_is_not_kept_but_its_files_are(page: str, site: Site) -> None:
         assert _get(site, path).headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
+@pytest.mark.proves("3.4.3", "3.6.1")
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
 def test_the_policy_of_the_page_allows_only_its_own_files(page: str, site: Site) -> None:
     answer = _get(site, page)
@@ -62,12 +63,14 @@ def test_the_policy_of_the_page_allows_only_its_own_files(page: str, site: Site)
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
+@pytest.mark.proves("3.4.3")
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
 def test_the_page_has_nothing_inline(page: str, site: Site) -> None:
     html = _get(site, page).body.decode()
     assert re.findall(r"<script(?! src=)[^>]*>|<style|\sstyle=|\son\w+=", html) == []
 
 
+@pytest.mark.proves("13.4.3")
 @pytest.mark.parametrize(
     "rest",
     [

@@ -24,6 +24,7 @@ def test_the_page_opens_without_a_complaint_of_the_browser(
     assert visit.complaints == []
 
 
+@pytest.mark.proves("3.6.1", "14.2.3", "HD-05")
 @pytest.mark.parametrize("path", PAGES)
 def test_the_page_asks_only_its_own_server(path: str, site: Site, visit: Visit) -> None:
     # Under a public name, because Swagger UI never shows 127.0.0.1 and localhost to its validator.
@@ -48,6 +49,7 @@ def test_the_page_works_where_a_proxy_adds_a_path_in_front(
     assert [url for url in visit.requests if not url.startswith((prefix, "data:"))] == []
 
 
+@pytest.mark.proves("3.4.6", "HD-04")
 @pytest.mark.parametrize("path", PAGES)
 def test_the_page_cannot_be_framed(path: str, site: Site, visit: Visit) -> None:
     visit.page.set_content(f'<iframe src="{site.address}{path}"></iframe>')
@@ -103,6 +105,7 @@ def test_somebody_signs_up_and_authorizes_with_the_password_flow(site: Site, vis
     _expect_nothing_went_wrong(visit, site)
 
 
+@pytest.mark.proves("14.3.3")
 def test_authorizing_leaves_nothing_in_the_storage_of_the_browser(site: Site, visit: Visit) -> None:
     page = visit.page
     account = {"email": "grace@example.com", "password": "nanoseconds of copper wire"}

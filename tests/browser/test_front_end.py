@@ -75,6 +75,7 @@ def let_the_access_token_expire(context: BrowserContext) -> None:
     context.clear_cookies(name="auth-access")
 
 
+@pytest.mark.proves("CS-07")
 def test_a_front_end_on_an_allowed_origin_logs_in_and_out(page: Page) -> None:
     sign_up_and_in(page)
     assert call(page, "/users/me") == 200
@@ -102,6 +103,7 @@ def test_two_tabs_that_refresh_at_once_both_stay_logged_in(page: Page, front_end
             assert tab.evaluate("window.answer.then(response => response.status)") == 200
 
 
+@pytest.mark.proves("CS-10")
 def test_a_page_on_an_origin_that_is_not_allowed_reads_nothing(page: Page, api: str) -> None:
     sign_up_and_in(page)
     stranger = page.context.new_page()  # with the same cookies, on about:blank, of no origin
