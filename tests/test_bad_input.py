@@ -160,6 +160,7 @@ def body_with(operation: Operation, name: str, value: str) -> str:
 # Bodies of JSON
 
 
+@pytest.mark.proves("2.2.1", "IN-05")
 @pytest.mark.parametrize("body", NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_a_body_that_is_no_json_object_is_refused(
     client: TestClient, database: Database, ada: Json, body: bytes
@@ -169,6 +170,7 @@ def test_a_body_that_is_no_json_object_is_refused(
             assert_clear_refusal(send_json(client, operation, body), operation)
 
 
+@pytest.mark.proves("1.5.3", "IN-04")
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_json_is_read_as_utf_8_without_a_mark_only(
     client: TestClient, database: Database, encoding: str
@@ -183,6 +185,7 @@ def test_json_is_read_as_utf_8_without_a_mark_only(
             assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("1.5.3", "15.3.7", "IN-09")
 def test_a_field_that_stands_there_twice_is_refused(client: TestClient, database: Database) -> None:
     """Of two a filter in front could read the other one (IN-09, ASVS 1.5.3)."""
     with nothing_changes(database):
@@ -194,6 +197,7 @@ def test_a_field_that_stands_there_twice_is_refused(client: TestClient, database
                 assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("CS-13", "IN-04")
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -224,6 +228,7 @@ def test_json_of_another_content_type_is_refused(
             assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("IN-04")
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
 def test_a_compressed_body_is_not_unpacked(
     client: TestClient, database: Database, coding: str
@@ -237,6 +242,7 @@ def test_a_compressed_body_is_not_unpacked(
             assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("2.2.1", "15.3.5")
 @on_both_databases
 @pytest.mark.parametrize("value", NO_TEXTS.values(), ids=NO_TEXTS)
 def test_a_field_of_another_type_is_refused(
@@ -249,6 +255,7 @@ def test_a_field_of_another_type_is_refused(
                 assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("2.2.1")
 def test_a_required_field_is_neither_left_out_nor_null_nor_empty(
     client: TestClient, database: Database
 ) -> None:
@@ -264,6 +271,7 @@ def test_a_required_field_is_neither_left_out_nor_null_nor_empty(
                 assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("8.2.3", "15.3.3", "MA-01")
 @pytest.mark.parametrize("name", UNKNOWN_FIELDS, ids=ascii)
 def test_an_unknown_field_is_refused(client: TestClient, database: Database, name: str) -> None:
     with nothing_changes(database):
@@ -274,6 +282,7 @@ def test_an_unknown_field_is_refused(client: TestClient, database: Database, nam
             assert answer.json()["errors"][0]["type"] in ("extra_forbidden", "string_unicode")
 
 
+@pytest.mark.proves("2.2.1", "IN-05")
 @on_both_databases
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -310,6 +319,7 @@ def test_a_text_that_its_field_does_not_take_is_refused(
                 assert answer.json()["errors"][0]["loc"] == ["body", name]
 
 
+@pytest.mark.proves("16.5.1")
 def test_a_refusal_holds_nothing_of_what_was_sent(client: TestClient) -> None:
     """A validation error of the framework would show the password."""
     secret = "correct horse battery staple"
@@ -328,6 +338,7 @@ def test_a_refusal_holds_nothing_of_what_was_sent(client: TestClient) -> None:
 # Large bodies
 
 
+@pytest.mark.proves("IN-01")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_a_body_of_a_megabyte_is_refused_by_its_announced_length(
     client: TestClient, database: Database, ada: Json, operation: Operation
@@ -340,6 +351,7 @@ def test_a_body_of_a_megabyte_is_refused_by_its_announced_length(
         assert answer.json()["code"] == "content_too_large"
 
 
+@pytest.mark.proves("IN-01")
 @pytest.mark.parametrize(
     "operation", [*JSON_OPERATIONS, *FORM_OPERATIONS], ids=lambda operation: operation.name
 )
@@ -518,6 +530,7 @@ def test_revoking_no_token_of_ours_ends_nothing(
 # Queries, headers and cookies
 
 
+@pytest.mark.proves("IN-05")
 @pytest.mark.parametrize(
     "query",
     [
@@ -547,6 +560,7 @@ def test_a_query_parameter_of_another_type_is_refused(
         assert answer.json()["errors"][0]["loc"] == ["query", "include_current"]
 
 
+@pytest.mark.proves("15.3.7", "IN-09")
 def test_a_query_parameter_that_stands_there_twice_is_refused(
     client: TestClient, database: Database, ada: Json
 ) -> None:
@@ -562,6 +576,7 @@ def test_a_query_parameter_that_stands_there_twice_is_refused(
             assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.proves("14.2.1")
 def test_what_belongs_into_the_body_is_not_taken_from_the_query(
     client: TestClient, database: Database, ada: Json
 ) -> None:
@@ -574,6 +589,7 @@ def test_what_belongs_into_the_body_is_not_taken_from_the_query(
         assert answer.json()["error"] == "invalid_request"
 
 
+@pytest.mark.proves("14.2.1", "JWT-24")
 def test_a_token_in_the_query_is_no_token(client: TestClient) -> None:
     register(client)
     token = get_tokens(client)["access_token"]
@@ -581,6 +597,7 @@ def test_a_token_in_the_query_is_no_token(client: TestClient) -> None:
         assert client.get("/api/v1/users/me", params={name: token}).status_code == 401
 
 
+@pytest.mark.proves("CK-07")
 @pytest.mark.parametrize(
     "cookie",
     [
@@ -610,6 +627,7 @@ def test_strange_cookies_are_nobody_s_cookies(
                 assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("CK-07")
 def test_ours_are_found_among_180_cookies(client: TestClient, ada: Json) -> None:
     """Other applications on the same host fill the jar."""
     for number in range(180):
@@ -656,6 +674,7 @@ def test_a_strange_authorization_is_nobody_s(
                 assert_clear_refusal(answer, operation)
 
 
+@pytest.mark.proves("4.1.4")
 def test_only_documented_methods_work(client: TestClient, database: Database, ada: Json) -> None:
     """ASVS 4.1.4. Not even HEAD, which would be a GET that nobody documented."""
     documented: dict[str, set[str]] = {}
@@ -670,6 +689,7 @@ def test_only_documented_methods_work(client: TestClient, database: Database, ad
                 assert set(answer.headers["allow"].split(", ")) == methods, (method, url)
 
 
+@pytest.mark.proves("SQ-02")
 @on_both_databases
 @pytest.mark.parametrize("email", ["%@example.com", "ad_@example.com", "*@example.com"])
 def test_a_wildcard_is_no_address(client: TestClient, email: str) -> None:

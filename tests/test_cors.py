@@ -85,12 +85,14 @@ def assert_not_granted(answer: Response) -> None:
 # Which origins
 
 
+@pytest.mark.proves("3.4.2", "CS-10")
 @pytest.mark.parametrize("origin", [FRONT_END, SECOND])
 def test_an_allowed_origin_may_read_the_answer(anyone: TestClient, origin: str) -> None:
     """CS-10: the exact origin, never `*`, with credentials."""
     assert_granted(anyone.get("/health/live", headers={"Origin": origin}), origin)
 
 
+@pytest.mark.proves("3.4.2", "CS-03", "CS-10")
 @pytest.mark.parametrize("origin", LOOKALIKES)
 def test_no_other_origin_may_read_the_answer(anyone: TestClient, origin: str) -> None:
     """CS-10, CS-03: neither a look-alike nor `null`."""
@@ -103,6 +105,7 @@ def test_an_answer_to_a_request_without_an_origin_varies_by_it(anyone: TestClien
         assert_not_granted(anyone.get(path))
 
 
+@pytest.mark.proves("CS-09")
 def test_two_origins_grant_nothing_to_the_second(anyone: TestClient) -> None:
     """CS-09."""
     headers = [("Origin", "https://evil.example"), ("Origin", FRONT_END)]
@@ -116,6 +119,7 @@ def test_without_the_setting_no_origin_is_allowed(make_client: ClientFactory) ->
         assert preflight(client, origin=origin).status_code == 400
 
 
+@pytest.mark.proves("3.4.2")
 @pytest.mark.parametrize(
     "origin",
     [
@@ -180,6 +184,7 @@ ERRORS: dict[str, tuple[int, Act]] = {
 }  # fmt: skip
 
 
+@pytest.mark.proves("CS-10")
 @pytest.mark.parametrize("kind", ERRORS)
 def test_an_error_of_any_kind_can_be_read_by_an_allowed_page_only(
     client: TestClient, kind: str
@@ -192,6 +197,7 @@ def test_an_error_of_any_kind_can_be_read_by_an_allowed_page_only(
     assert_not_granted(act(client, {"Origin": "https://evil.example"}))
 
 
+@pytest.mark.proves("16.5.4", "CS-10")
 def test_an_unexpected_error_can_be_read_too(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +215,7 @@ def password_form() -> dict[str, str]:
     return {"grant_type": "password", "username": ADA["email"], "password": ADA["password"]}
 
 
+@pytest.mark.proves("CS-10")
 def test_a_refusal_by_the_settings_can_be_read_too(make_client: ClientFactory) -> None:
     """CS-10: 403, 421."""
     client = make_client(
@@ -223,6 +230,7 @@ def test_a_refusal_by_the_settings_can_be_read_too(make_client: ClientFactory) -
     assert_granted(answer)
 
 
+@pytest.mark.proves("CS-10")
 def test_a_503_can_be_read_with_its_retry_after(make_client: ClientFactory, tmp_path: Any) -> None:
     """CS-10."""
     settings = make_settings(f"sqlite:///{tmp_path / 'unmigrated.db'}")
@@ -245,21 +253,23 @@ def test_a_log_in_by_an_allowed_page_brings_its_cookies(client: TestClient) -> N
     register(client)
     answer = client.post("/api/v1/auth/login", json=ADA, headers={"Origin": FRONT_END})
     assert_granted(answer)
-    assert len(answer.headers.get_list("set-cookie")) == 2
+    assert len(answer.headers.get_list("set-cookie")) == 3
     me = client.get("/api/v1/users/me", headers={"Origin": FRONT_END})
     assert me.json()["email"] == ADA["email"]
     assert_granted(me)
 
 
+@pytest.mark.proves("3.5.8")
 def test_a_page_elsewhere_cannot_read_who_is_logged_in(client: TestClient) -> None:
     sign_up_and_in(client)
     assert_not_granted(client.get("/api/v1/users/me", headers={"Origin": "https://evil.example"}))
 
 
-def test_retry_after_and_the_request_id_are_exposed(anyone: TestClient) -> None:
+def test_when_to_come_back_and_the_request_id_are_exposed(anyone: TestClient) -> None:
     """Of the other headers a page needs none."""
     answer = anyone.get("/api/v1/users/me", headers={"Origin": FRONT_END})
-    assert exposed(answer) == {"retry-after", "x-request-id"}
+    limits = {"retry-after", "ratelimit", "ratelimit-policy"}
+    assert exposed(answer) == limits | {"x-request-id"}
 
 
 def exposed(answer: Response) -> set[str]:
@@ -299,6 +309,7 @@ def test_an_allowed_page_may_call_every_operation(anyone: TestClient, operation:
     assert set(asked.split(", ")) <= set(allowed)
 
 
+@pytest.mark.proves("4.1.4", "CS-12")
 def test_a_preflight_allows_only_what_is_used(anyone: TestClient) -> None:
     """CS-12. The four besides ours are those that need no permission anyway."""
     answer = preflight(anyone)
@@ -319,6 +330,7 @@ def test_a_preflight_allows_only_what_is_used(anyone: TestClient) -> None:
     }
 
 
+@pytest.mark.proves("CS-12")
 def test_a_preflight_is_kept_for_ten_minutes_at_most(anyone: TestClient) -> None:
     """CS-12: a page that is no longer allowed is out soon."""
     assert 0 < int(preflight(anyone).headers["access-control-max-age"]) <= 600
@@ -342,12 +354,14 @@ def assert_preflight_refused(answer: Response) -> None:
     assert "origin" in vary(answer)
 
 
+@pytest.mark.proves("CS-10", "CS-12")
 @pytest.mark.parametrize("origin", LOOKALIKES)
 def test_a_preflight_of_another_origin_is_refused(anyone: TestClient, origin: str) -> None:
     """CS-10, CS-12: as a problem that grants nothing."""
     assert_preflight_refused(preflight(anyone, origin=origin))
 
 
+@pytest.mark.proves("CS-12")
 @pytest.mark.parametrize(
     "method", ["TRACE", "QUERY", "FOO", "CONNECT", "OPTIONS", "delete", "*", "", "POST, GET"]
 )
@@ -358,6 +372,7 @@ def test_a_preflight_for_a_method_that_nobody_uses_is_refused(
     assert_preflight_refused(preflight(anyone, method=method))
 
 
+@pytest.mark.proves("CS-12")
 @pytest.mark.parametrize(
     "names", ["X-Evil", "Cookie", "authorization, x-evil", "x-csrf-token", "*", "host", "a b"]
 )
@@ -372,6 +387,7 @@ def test_a_preflight_from_a_public_page_into_a_private_network_is_refused(
     assert_preflight_refused(preflight(anyone, Access_Control_Request_Private_Network="true"))
 
 
+@pytest.mark.proves("HD-01")
 def test_a_preflight_has_the_headers_of_every_answer(anyone: TestClient) -> None:
     """HD-01."""
     for answer in (preflight(anyone), preflight(anyone, origin="https://evil.example")):

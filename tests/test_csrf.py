@@ -63,17 +63,20 @@ def assert_refused(answer: Response) -> None:
 # Origin: an allowed one, our own, and whatever looks like one of them
 
 
+@pytest.mark.proves("3.5.1", "CS-07")
 @pytest.mark.parametrize("origin", [FRONT_END, "http://localhost:3000", OWN])
 def test_an_allowed_origin_and_our_own_pass(gate: TestClient, origin: str) -> None:
     assert passes(gate, [("Origin", origin)])
 
 
+@pytest.mark.proves("CS-07")
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", "none", "nonsense"])
 def test_an_allowed_origin_passes_from_any_site(gate: TestClient, site: str) -> None:
     """CS-07: an allowed front end works also where the browser calls it cross-site."""
     assert passes(gate, [("Origin", FRONT_END), ("Sec-Fetch-Site", site)])
 
 
+@pytest.mark.proves("3.5.1", "3.5.2", "CS-02", "CS-03")
 @pytest.mark.parametrize(
     "origin",
     [
@@ -121,6 +124,7 @@ def test_any_other_origin_is_refused(gate: TestClient, origin: str) -> None:
     assert not passes(gate, [("Origin", origin), ("Sec-Fetch-Site", "cross-site")])
 
 
+@pytest.mark.proves("CS-09")
 @pytest.mark.parametrize("second", [FRONT_END, OWN, EVIL, "null", ""])
 @pytest.mark.parametrize("first", [FRONT_END, OWN])
 def test_two_origins_are_refused(gate: TestClient, first: str, second: str) -> None:
@@ -145,6 +149,7 @@ def test_a_request_from_our_own_page_or_from_the_user_passes(gate: TestClient, s
     assert passes(gate, [("Sec-Fetch-Site", site)])
 
 
+@pytest.mark.proves("3.5.2", "CS-07", "CS-09")
 @pytest.mark.parametrize(
     "site", ["cross-site", "same-site", "foo", "", "Same-Origin", "same-origin, none", " none;"]
 )
@@ -155,6 +160,7 @@ def test_a_request_from_any_other_site_is_refused(gate: TestClient, site: str) -
     assert not passes(gate, [("Sec-Fetch-Site", site)])
 
 
+@pytest.mark.proves("CS-07")
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "foo"])
 def test_the_site_decides_before_an_origin_that_looks_like_ours(
     gate: TestClient, site: str
@@ -163,6 +169,7 @@ def test_the_site_decides_before_an_origin_that_looks_like_ours(
     assert not passes(gate, [("Sec-Fetch-Site", site), ("Origin", OWN)])
 
 
+@pytest.mark.proves("CS-09")
 @pytest.mark.parametrize("pair", [("same-origin", "cross-site"), ("none", "same-origin")])
 def test_two_sites_are_refused(gate: TestClient, pair: tuple[str, str]) -> None:
     """CS-09."""
@@ -170,6 +177,7 @@ def test_two_sites_are_refused(gate: TestClient, pair: tuple[str, str]) -> None:
     assert not passes(gate, [("Sec-Fetch-Site", site) for site in pair[::-1]])
 
 
+@pytest.mark.proves("CS-09")
 def test_the_same_site_twice_is_refused(gate: TestClient) -> None:
     """CS-09: whoever adds a header to a request may have added the first one."""
     assert not passes(gate, [("Sec-Fetch-Site", "same-origin")] * 2)
@@ -183,6 +191,7 @@ def test_a_program_that_sends_neither_header_passes(gate: TestClient) -> None:
     assert passes(gate, [])
 
 
+@pytest.mark.proves("CS-08")
 @pytest.mark.parametrize(
     "referer",
     ["https://evil.example/", "https://app.example.com.evil.com/", "https://evil/?" + OWN],
@@ -194,6 +203,7 @@ def test_the_referer_neither_helps_nor_hurts(gate: TestClient, referer: str) -> 
     assert not passes(gate, [("Referer", f"{FRONT_END}/"), ("Sec-Fetch-Site", "cross-site")])
 
 
+@pytest.mark.proves("3.5.1", "CS-06")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -230,6 +240,7 @@ def test_any_other_method_is_refused_on_any_path(gate: TestClient, method: str, 
 UNSAFE = [one for one in OPERATIONS if one.method not in ("GET", "HEAD", "OPTIONS")]
 
 
+@pytest.mark.proves("3.5.2", "CS-02")
 @pytest.mark.parametrize("operation", UNSAFE, ids=lambda one: one.name)
 def test_every_operation_that_changes_something_is_behind_the_gate(
     gate: TestClient, operation: Operation
@@ -239,6 +250,7 @@ def test_every_operation_that_changes_something_is_behind_the_gate(
         assert_refused(gate.request(operation.method, operation.url, headers=headers))
 
 
+@pytest.mark.proves("3.5.3", "LO-07")
 def test_no_safe_operation_changes_anything(client: TestClient, database: Database) -> None:
     """LO-07: so that an image or a link from elsewhere does nothing."""
     sign_up_and_in(client)
@@ -253,6 +265,7 @@ def test_no_safe_operation_changes_anything(client: TestClient, database: Databa
 # A refusal changes nothing
 
 
+@pytest.mark.proves("3.5.2", "CS-02", "CS-03")
 @pytest.mark.parametrize("origin", [EVIL, "null"])
 def test_a_refused_refresh_rotates_nothing(
     client: TestClient, database: Database, origin: str
@@ -265,6 +278,7 @@ def test_a_refused_refresh_rotates_nothing(
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("LO-07")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -283,6 +297,7 @@ def test_a_refused_log_out_logs_nobody_out(client: TestClient, headers: dict[str
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("3.5.3", "LO-07")
 def test_a_log_out_by_a_link_logs_nobody_out(client: TestClient) -> None:
     """LO-07: an image whose address is that of the log-out."""
     sign_up_and_in(client)
@@ -290,6 +305,7 @@ def test_a_log_out_by_a_link_logs_nobody_out(client: TestClient) -> None:
     assert who_am_i(client).status_code == 200
 
 
+@pytest.mark.proves("3.5.2")
 def test_a_page_elsewhere_logs_nobody_in(client: TestClient, database: Database) -> None:
     """Log-in CSRF: the victim would work on in the attacker's account."""
     register(client)
@@ -327,6 +343,7 @@ def test_a_bearer_token_opens_no_gate(client: TestClient, database: Database) ->
     assert len(all_logins(database)) == 1
 
 
+@pytest.mark.proves("CS-07")
 def test_an_allowed_front_end_does_all_of_it(client: TestClient) -> None:
     """CS-07: the other side of every refusal above."""
     headers = {"Origin": FRONT_END, "Sec-Fetch-Site": "same-site"}
@@ -339,6 +356,7 @@ def test_an_allowed_front_end_does_all_of_it(client: TestClient) -> None:
 # What a page can send without a preflight
 
 
+@pytest.mark.proves("CS-15")
 @pytest.mark.parametrize(
     "name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"]
 )
@@ -361,6 +379,7 @@ def test_a_method_override_is_ignored(client: TestClient, name: str, method: str
 JSON_TEXT = '{"email": "ada@example.com", "password": "nine tall herons at dawn"}'
 
 
+@pytest.mark.proves("3.5.2", "CS-13")
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -394,6 +413,7 @@ def test_json_under_another_content_type_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
 
 
+@pytest.mark.proves("CS-13")
 @pytest.mark.parametrize(
     "content_type",
     ["application/json", "application/json;charset=utf-8", "APPLICATION/JSON", "application/json "],
@@ -406,6 +426,7 @@ def test_json_is_accepted_as_json(client: TestClient, content_type: str) -> None
     assert answer.status_code == 200
 
 
+@pytest.mark.proves("CS-13")
 def test_json_for_the_token_endpoint_is_refused(client: TestClient) -> None:
     """CS-13: it takes forms only, and the gate guards those."""
     register(client)
@@ -414,6 +435,7 @@ def test_json_for_the_token_endpoint_is_refused(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
+@pytest.mark.proves("CS-13")
 def test_a_form_for_a_json_operation_is_refused(client: TestClient, database: Database) -> None:
     """CS-13: urlencoded and multipart."""
     register(client)

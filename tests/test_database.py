@@ -64,6 +64,7 @@ def test_a_read_on_sqlite_does_not_wait_for_another_process(sqlite_url: str) -> 
     database.close()
 
 
+@pytest.mark.proves("13.2.6")
 @pytest.mark.parametrize("run", ["run_read", "run_write"])
 def test_broken_connections_never_use_up_the_pool(postgresql_url: str, run: str) -> None:
     """More break, in the middle of their work, than there is room for."""
@@ -93,6 +94,7 @@ def test_a_connection_that_broke_while_idle_is_not_noticed(postgresql_url: str, 
     killer.close()
 
 
+@pytest.mark.proves("13.1.3", "13.2.6")
 def test_nobody_waits_for_ever_for_a_frozen_database(
     small: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,7 @@ def test_every_error_has_the_same_shape(anyone: TestClient, reason: Reason, act:
     assert answer.headers.get("retry-after") == (str(retry_after) if retry_after else None)
 
 
+@pytest.mark.proves("EN-01")
 def test_a_wrong_password_and_an_unknown_address_are_one_error(client: TestClient) -> None:
     """EN-01."""
     register(client)
@@ -214,6 +215,7 @@ def backend(client: TestClient) -> Backend:
     return found
 
 
+@pytest.mark.proves("ER-01")
 def test_a_database_that_cannot_be_reached_is_a_problem(
     make_client: ClientFactory, tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_a_database_that_cannot_be_reached_is_a_problem(
     assert client.get("/health/live").status_code == 200
 
 
+@pytest.mark.proves("ER-01")
 def test_a_database_that_lacks_a_column_is_a_problem(
     client: TestClient, database: Database
 ) -> None:
@@ -248,6 +251,7 @@ def test_a_401_says_which_scheme_to_use(anyone: TestClient) -> None:
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
+@pytest.mark.proves("8.2.1", "AZ-01")
 @pytest.mark.parametrize(
     "operation", [one for one in OPERATIONS if one.needs_login], ids=lambda one: one.name
 )
@@ -262,6 +266,7 @@ def test_every_operation_of_a_user_says_401_to_a_stranger(
 # 404 and 405
 
 
+@pytest.mark.proves("8.2.2", "LO-08")
 def test_another_users_session_and_none_are_one_404(client: TestClient) -> None:
     """LO-08: and the session of the other lives on."""
     register(client, BOB)
@@ -279,6 +284,7 @@ def test_another_users_session_and_none_are_one_404(client: TestClient) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.proves("LO-08")
 @pytest.mark.parametrize("name", ["current", "all", "0", "%00", "..", "*", "' OR 1=1 --"])
 def test_a_session_id_that_is_none_ends_nothing(client: TestClient, name: str) -> None:
     """LO-08."""
@@ -311,6 +317,7 @@ def test_a_body_of_exactly_the_limit_is_read(anyone: TestClient) -> None:
     assert_problem(answer, Reason.VALIDATION_FAILED)
 
 
+@pytest.mark.proves("IN-01")
 @pytest.mark.parametrize("operation", JSON_OPERATIONS, ids=lambda one: one.name)
 def test_an_endless_body_is_cut_off(anyone: TestClient, operation: Operation) -> None:
     """IN-01: without a Content-Length it is counted as it comes."""
@@ -325,6 +332,7 @@ def test_an_endless_body_is_cut_off(anyone: TestClient, operation: Operation) ->
     assert_problem(answer, Reason.CONTENT_TOO_LARGE)
 
 
+@pytest.mark.proves("IN-01")
 @pytest.mark.parametrize("operation", FORM_OPERATIONS, ids=lambda one: one.name)
 def test_an_endless_form_is_cut_off(anyone: TestClient, operation: Operation) -> None:
     """IN-01."""
@@ -334,6 +342,7 @@ def test_an_endless_form_is_cut_off(anyone: TestClient, operation: Operation) ->
     assert_problem(answer, Reason.CONTENT_TOO_LARGE)
 
 
+@pytest.mark.proves("IN-01")
 def test_a_content_length_that_lies_does_not_help(anyone: TestClient) -> None:
     """IN-01."""
     for length in ("99999999999999999999", "65537"):
@@ -355,6 +364,7 @@ PASSWORDS: list[Any] = [
 ]
 
 
+@pytest.mark.proves("16.5.1")
 @pytest.mark.parametrize("password", PASSWORDS, ids=lambda value: ascii(value)[:30])
 @pytest.mark.parametrize("path", ["register", "login"])
 @pytest.mark.parametrize("email", ["no address", 5, None, "ada@example.com"], ids=str)
@@ -406,6 +416,7 @@ def test_a_422_stays_small(anyone: TestClient) -> None:
     assert len(answer.content) < 10_000
 
 
+@pytest.mark.proves("IN-05")
 @pytest.mark.parametrize("name", ["\ud800", "\x00", "a" * 40_000, "<script>", "__proto__"])
 def test_the_name_of_an_unknown_field_is_harmless(anyone: TestClient, name: str) -> None:
     """IN-05: names are the sender's. A lone surrogate cannot be encoded, so it was a 500."""
@@ -477,6 +488,7 @@ FAILING = [
 ]
 
 
+@pytest.mark.proves("16.5.1", "16.5.4", "ER-01")
 @pytest.mark.parametrize(("place", "act"), FAILING, ids=[place for place, _ in FAILING])
 def test_an_unexpected_error_tells_nothing(
     make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, place: str, act: Act
@@ -492,6 +504,7 @@ def test_an_unexpected_error_tells_nothing(
     assert "set-cookie" not in answer.headers
 
 
+@pytest.mark.proves("ER-01")
 @pytest.mark.parametrize("operation", FORM_OPERATIONS, ids=lambda one: one.name)
 def test_an_unexpected_error_at_the_token_endpoint_tells_nothing(
     anyone: TestClient, monkeypatch: pytest.MonkeyPatch, operation: Operation
@@ -503,6 +516,7 @@ def test_an_unexpected_error_at_the_token_endpoint_tells_nothing(
     assert_problem(anyone.post(operation.url, data=form), Reason.INTERNAL_ERROR)
 
 
+@pytest.mark.proves("16.5.4", "ER-01")
 def test_after_an_unexpected_error_the_service_goes_on(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,6 +530,7 @@ def test_after_an_unexpected_error_the_service_goes_on(
     assert who_am_i(client).status_code == 200
 
 
+@pytest.mark.proves("16.5.1", "ER-01")
 def test_an_error_of_the_database_shows_neither_statement_nor_values(
     client: TestClient, database: Database
 ) -> None:

@@ -82,6 +82,7 @@ KINDS: dict[str, tuple[int, Act]] = {
 PAGES = ("the docs", "redoc")
 
 
+@pytest.mark.proves("3.4.1", "3.4.3", "3.4.4", "3.4.5", "3.4.6", "13.4.6", "HD-01", "HD-04")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_answer_carries_the_security_headers(anyone: TestClient, kind: str) -> None:
     """HD-01, HD-04 (OWASP ASVS 5.0, 3.4)."""
@@ -113,6 +114,7 @@ def assert_guarded(answer: Response) -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.proves("14.2.2", "14.3.2", "HD-02")
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_answer_is_kept_but_the_public_keys(anyone: TestClient, kind: str) -> None:
     """HD-02."""
@@ -120,6 +122,7 @@ def test_no_answer_is_kept_but_the_public_keys(anyone: TestClient, kind: str) ->
     assert KINDS[kind][1](anyone).headers["cache-control"] == expected
 
 
+@pytest.mark.proves("14.2.2", "14.3.2", "HD-02")
 def test_the_answers_of_a_whole_story_are_guarded_and_not_kept(client: TestClient) -> None:
     """HD-02: 200, 201, 204 and 401, with cookies and with tokens."""
     answers = [
@@ -143,6 +146,7 @@ def test_the_answers_of_a_whole_story_are_guarded_and_not_kept(client: TestClien
     assert answers[-1].headers["pragma"] == "no-cache"  # RFC 6749, 5.1
 
 
+@pytest.mark.proves("3.4.4", "16.5.4", "HD-01")
 def test_an_unexpected_error_is_guarded_and_not_kept(
     anyone: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def test_an_unexpected_error_is_guarded_and_not_kept(
     assert answer.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.proves("HD-02")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -179,6 +184,7 @@ def test_a_conditional_request_gets_the_whole_answer(
         assert not {"etag", "last-modified", "accept-ranges"} & set(answer.headers)
 
 
+@pytest.mark.proves("3.6.1", "HD-05")
 def test_the_docs_load_nothing_from_elsewhere(anyone: TestClient) -> None:
     """HD-05."""
     for page in ("/docs", "/redoc"):
@@ -188,6 +194,7 @@ def test_the_docs_load_nothing_from_elsewhere(anyone: TestClient) -> None:
         assert "unsafe" not in anyone.get(page).headers["content-security-policy"]
 
 
+@pytest.mark.proves("13.4.5", "ER-03")
 @pytest.mark.parametrize("debug", [False, True])
 def test_the_docs_are_there_with_debug_only(make_client: ClientFactory, debug: bool) -> None:
     """ER-03."""
@@ -196,6 +203,7 @@ def test_the_docs_are_there_with_debug_only(make_client: ClientFactory, debug: b
         assert client.get(path).status_code == (200 if debug else 404)
 
 
+@pytest.mark.proves("13.4.1", "13.4.3", "ER-03")
 @pytest.mark.parametrize(
     "path",
     [
@@ -235,6 +243,7 @@ def test_an_acceptable_request_id_is_kept(anyone: TestClient, path: str, sent: s
     assert path == "/health/live" or answer.json()["request_id"] == sent
 
 
+@pytest.mark.proves("16.2.4", "16.4.1")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -296,6 +305,7 @@ def test_an_allowed_host_is_answered(named: TestClient, host: str) -> None:
     assert named.get("/health/live", headers={"Host": host}).status_code == 200
 
 
+@pytest.mark.proves("HH-02")
 @pytest.mark.parametrize(
     "host",
     [
@@ -328,6 +338,7 @@ def test_health_is_asked_for_by_address(named: TestClient) -> None:
     assert named.get("/health/live", headers={"Host": "10.0.0.7:8000"}).status_code == 200
 
 
+@pytest.mark.proves("HH-02")
 @pytest.mark.parametrize("name", ["X-Forwarded-Host", "X-Host", "Forwarded", "X-Original-Host"])
 def test_no_other_header_names_the_host(named: TestClient, name: str) -> None:
     """HH-02."""
@@ -337,6 +348,7 @@ def test_no_other_header_names_the_host(named: TestClient, name: str) -> None:
     assert named.get("/.well-known/jwks.json", headers=headers).status_code == 200
 
 
+@pytest.mark.proves("HH-03")
 def test_a_foreign_host_is_nowhere_in_an_answer(anyone: TestClient) -> None:
     """HH-03: issuer, servers and links come from the settings, or are relative."""
     headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
@@ -346,6 +358,7 @@ def test_a_foreign_host_is_nowhere_in_an_answer(anyone: TestClient) -> None:
         assert "evil.example" not in answer.text + str(answer.headers)
 
 
+@pytest.mark.proves("HH-03")
 def test_a_foreign_host_is_nowhere_in_a_token(client: TestClient) -> None:
     """HH-03."""
     register(client)
@@ -358,6 +371,7 @@ def test_a_foreign_host_is_nowhere_in_a_token(client: TestClient) -> None:
 # Paths
 
 
+@pytest.mark.proves("3.7.2", "HH-02")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
 @pytest.mark.parametrize("host", ["testserver", "evil.example"])
 def test_a_trailing_slash_is_another_path(
@@ -371,6 +385,7 @@ def test_a_trailing_slash_is_another_path(
     assert "location" not in answer.headers
 
 
+@pytest.mark.proves("1.1.1", "IN-10")
 @pytest.mark.parametrize(
     "path",
     [
@@ -396,6 +411,7 @@ def test_no_other_spelling_reaches_a_route(anyone: TestClient, path: str) -> Non
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
+@pytest.mark.proves("4.1.3", "HH-04")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -421,6 +437,7 @@ def test_no_header_moves_a_request_to_another_path(
 # Methods
 
 
+@pytest.mark.proves("4.1.4", "13.4.4")
 @pytest.mark.parametrize("path", DOCUMENT["paths"])
 @pytest.mark.parametrize("method", ["TRACE", "QUERY", "PROPFIND", "FOO", "get ", "G\u00cbT"])
 def test_an_odd_method_is_not_allowed(anyone: TestClient, method: str, path: str) -> None:
@@ -433,6 +450,7 @@ def test_an_odd_method_is_not_allowed(anyone: TestClient, method: str, path: str
     assert "canary" not in answer.text + str(answer.headers)
 
 
+@pytest.mark.proves("4.2.2")
 @pytest.mark.parametrize("path", DOCUMENT["paths"])
 def test_head_has_no_body(anyone: TestClient, path: str) -> None:
     answer = anyone.head(path.replace("{session_id}", "x"))
@@ -464,6 +482,7 @@ def test_with_debug_this_machine_is_answered(debugging: Any, address: str) -> No
     assert served_at(debugging, address).get("/health/live").status_code == 200
 
 
+@pytest.mark.proves("13.4.2", "ER-02")
 @pytest.mark.parametrize("address", OPEN)
 @pytest.mark.parametrize("path", ["/health/live", "/docs", "/nowhere", "/api/v1/users/me"])
 def test_with_debug_nobody_else_is(debugging: Any, address: str, path: str) -> None:
@@ -472,6 +491,7 @@ def test_with_debug_nobody_else_is(debugging: Any, address: str, path: str) -> N
     assert (answer.status_code, answer.json()["code"]) == (403, "debug_not_loopback")
 
 
+@pytest.mark.proves("ER-02")
 def test_with_debug_the_host_header_does_not_open_the_door(debugging: Any) -> None:
     """ER-02: what counts is where the connection came in, not what the request says."""
     headers = {"Host": "127.0.0.1:8000", "X-Forwarded-For": "127.0.0.1"}
@@ -512,6 +532,7 @@ def client_seen(app: Any, peer: str, *forwarded: str, **more: str) -> str:
     return found
 
 
+@pytest.mark.proves("4.1.3", "15.3.4", "RL-02")
 @pytest.mark.parametrize(
     ("peer", "forwarded", "expected"),
     [
@@ -561,6 +582,7 @@ def test_the_client_is_the_last_hop_that_no_trusted_proxy_is(
     assert client_seen(behind_proxies.app, peer, *forwarded) == expected
 
 
+@pytest.mark.proves("RL-02")
 @pytest.mark.parametrize("hop", ["fe80::1%eth0", "fe80::1%" + "x" * 500, "2001:db8:1::1%<script>"])
 def test_an_address_with_a_zone_brings_no_text_of_its_own(
     behind_proxies: TestClient, hop: str
@@ -571,6 +593,7 @@ def test_an_address_with_a_zone_brings_no_text_of_its_own(
     assert len(seen) <= 45  # as long as an address can be, and the column of the logins
 
 
+@pytest.mark.proves("4.1.3", "15.3.4", "RL-02")
 @pytest.mark.parametrize(
     "name",
     ["X_Real_IP", "Forwarded", "True_Client_IP", "CF_Connecting_IP", "X_Client_IP", "Client_IP"],
@@ -582,11 +605,13 @@ def test_no_other_header_says_who_the_client_is(behind_proxies: TestClient, name
     assert client_seen(behind_proxies.app, "203.0.113.9", **{name: value}) == "203.0.113.9"
 
 
+@pytest.mark.proves("4.1.3", "RL-02")
 def test_without_the_setting_nobody_is_believed(anyone: TestClient) -> None:
     """RL-02: not even loopback, which uvicorn would believe."""
     assert client_seen(anyone.app, "127.0.0.1", "198.51.100.1") == "127.0.0.1"
 
 
+@pytest.mark.proves("RL-02")
 def test_the_list_of_sessions_shows_the_real_address(make_client: ClientFactory) -> None:
     """RL-02."""
     app = make_client(trusted_proxies=TRUSTED).app
@@ -613,6 +638,7 @@ def test_a_proxy_that_is_no_address_stops_the_start(sqlite_url: str, value: str)
 # What a client says about itself
 
 
+@pytest.mark.proves("SQ-03")
 @pytest.mark.parametrize("agent", ["", "x" * 10_000, "<script>", "%s%n", "{0.__class__}"])
 def test_any_user_agent_may_log_in(client: TestClient, agent: str) -> None:
     """SQ-03: it is kept as it is, cut to what a list of sessions can show."""

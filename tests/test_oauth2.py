@@ -86,6 +86,7 @@ def test_a_password_brings_tokens(client: TestClient) -> None:
     assert me(client, tokens["access_token"]).json()["email"] == ADA["email"]
 
 
+@pytest.mark.proves("10.1.1", "14.2.2")
 def test_tokens_are_neither_cached_nor_put_into_cookies(client: TestClient) -> None:
     register(client)
     tokens = client.post(TOKEN, data=PASSWORD_GRANT)
@@ -114,6 +115,7 @@ def test_expires_in_is_the_lifetime_that_was_set(make_client: ClientFactory) -> 
     assert access["exp"] - access["iat"] == 300
 
 
+@pytest.mark.proves("7.2.2")
 def test_every_password_grant_is_a_login_of_its_own(client: TestClient, database: Database) -> None:
     register(client)
     sessions = {claims(get_tokens(client)["refresh_token"])["sid"] for _ in range(3)}
@@ -137,6 +139,7 @@ WRONG_CREDENTIALS = {
 }
 
 
+@pytest.mark.proves("6.3.4")
 def test_wrong_credentials_are_an_invalid_grant(client: TestClient) -> None:
     register(client)
     answers = {
@@ -146,6 +149,7 @@ def test_wrong_credentials_are_an_invalid_grant(client: TestClient) -> None:
     assert answers == dict.fromkeys(WRONG_CREDENTIALS, "invalid_grant")
 
 
+@pytest.mark.proves("6.3.4")
 def test_a_disabled_user_is_an_invalid_grant(client: TestClient, database: Database) -> None:
     register(client)
     refresh_token_ = get_tokens(client)["refresh_token"]
@@ -175,6 +179,7 @@ OTHER_GRANTS = ["authorization_code", "client_credentials", "implicit", "Passwor
 OTHER_GRANTS += ["urn:ietf:params:oauth:grant-type:jwt-bearer", "x" * 300, "\0", "<script>"]
 
 
+@pytest.mark.proves("10.4.4")
 def test_other_grants_are_unsupported(client: TestClient) -> None:
     register(client)
     for grant_type in OTHER_GRANTS:
@@ -182,6 +187,7 @@ def test_other_grants_are_unsupported(client: TestClient) -> None:
         assert error_of(client.post(TOKEN, data=form)) == "unsupported_grant_type", grant_type
 
 
+@pytest.mark.proves("15.3.7")
 def test_a_repeated_parameter_is_an_invalid_request(client: TestClient, database: Database) -> None:
     """A proxy and this service could each read another one."""
     register(client)
@@ -314,6 +320,7 @@ def test_a_renewed_login_stays_the_same_login(client: TestClient) -> None:
     assert [second[name] for name in ("sub", "sid")] == [first[name] for name in ("sub", "sid")]
 
 
+@pytest.mark.proves("10.4.5")
 def test_a_stolen_program_login_ends_for_both_holders(
     client: TestClient, database: Database
 ) -> None:
@@ -352,6 +359,7 @@ def test_an_access_token_is_no_refresh_token(client: TestClient) -> None:
     assert error_of(renew(client, get_tokens(client)["access_token"])) == "invalid_grant"
 
 
+@pytest.mark.proves("9.2.4")
 def test_the_token_of_another_deployment_is_an_invalid_grant(
     client: TestClient, database: Database, database_url: str
 ) -> None:
@@ -375,6 +383,7 @@ def foreign_token(database_url: str, login_id: UUID, n: int) -> str:
 # Revocation
 
 
+@pytest.mark.proves("10.4.9")
 def test_revoking_the_refresh_token_ends_the_login(client: TestClient, database: Database) -> None:
     register(client)
     tokens = get_tokens(client)
@@ -505,6 +514,7 @@ def without_endpoint(make_client: ClientFactory) -> TestClient:
     return make_client(enable_token_endpoint=False, enable_docs=True)
 
 
+@pytest.mark.proves("10.4.4")
 def test_the_endpoints_can_be_switched_off(without_endpoint: TestClient) -> None:
     register(without_endpoint)
     for path in (TOKEN, REVOKE):

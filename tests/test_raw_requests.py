@@ -206,6 +206,7 @@ AMBIGUOUS = {
 }
 
 
+@pytest.mark.proves("4.2.1", "IN-07")
 @pytest.mark.parametrize(("headers", "body"), AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_a_request_with_an_ambiguous_end_is_refused(
     server: Server, headers: str, body: bytes
@@ -233,6 +234,7 @@ UNAMBIGUOUS = {
 }
 
 
+@pytest.mark.proves("4.2.1", "IN-07")
 @pytest.mark.parametrize(("headers", "body"), UNAMBIGUOUS.values(), ids=UNAMBIGUOUS)
 def test_after_a_request_with_a_clear_end_the_next_one_is_its_own(
     server: Server, headers: str, body: bytes
@@ -266,6 +268,7 @@ def test_what_follows_an_upgrade_is_no_request(server: Server, protocol: str) ->
     assert not [seen for seen in server.all_seen() if seen.authorization]
 
 
+@pytest.mark.proves("4.2.1", "13.4.4", "IN-07")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -292,6 +295,7 @@ def test_what_is_no_http_is_refused_and_ends_the_connection(server: Server, sent
 # How much will it take?
 
 
+@pytest.mark.proves("15.2.2", "IN-01")
 def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
     """IN-01. Also with `Expect: 100-continue`: nobody tells the client to go ahead."""
     head = request("POST", LOGIN, "Content-Length: 300000000", "Expect: 100-continue")
@@ -322,6 +326,7 @@ def test_a_header_of_60_kilobytes_is_borne(server: Server) -> None:
         assert len(answer.text) < 4_000
 
 
+@pytest.mark.proves("IN-11")
 @pytest.mark.parametrize(
     ("path", "content_type"),
     [(LOGIN, "application/json"), ("/api/v1/auth/token", "application/x-www-form-urlencoded")],
@@ -343,6 +348,7 @@ def test_a_client_that_hangs_up_in_the_middle_of_a_body_does_no_harm(
 # Which path is it?
 
 
+@pytest.mark.proves("1.1.1", "IN-10")
 @pytest.mark.parametrize(
     "path",
     [
@@ -390,6 +396,7 @@ def test_only_the_path_itself_logs_in(server: Server, path: str) -> None:
     assert len(all_logins(server.database)) == before
 
 
+@pytest.mark.proves("14.2.5")
 @pytest.mark.parametrize(
     "suffix",
     [
@@ -411,6 +418,7 @@ def test_no_cache_can_be_made_to_keep_an_answer_about_somebody(server: Server, s
     assert BOB["email"] not in answer.text
 
 
+@pytest.mark.proves("8.2.2", "IN-05")
 @pytest.mark.parametrize(
     "session_id",
     [

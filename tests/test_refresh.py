@@ -81,6 +81,7 @@ def code(answer: Response) -> str:
 # What a refresh gives
 
 
+@pytest.mark.proves("7.2.2")
 def test_a_refresh_replaces_both_cookies(clock: Clock, client: TestClient) -> None:
     sign_up_and_in(client)
     before = access_token(client), refresh_token(client)
@@ -122,6 +123,7 @@ def test_a_refresh_keeps_the_same_login_and_user(clock: Clock, client: TestClien
     assert after["jti"] != before["jti"]
 
 
+@pytest.mark.proves("8.3.1", "RT-12")
 def test_what_a_body_says_gives_no_other_rights(client: TestClient) -> None:
     started = sign_up_and_in(client)
     wishes = {"scope": "admin", "user_id": str(uuid4()), "is_superuser": True, "exp": 2**40}
@@ -179,6 +181,7 @@ def test_one_row_is_enough_however_often_a_login_refreshes(
     assert len(all_logins(database)) == 1
 
 
+@pytest.mark.proves("14.2.4", "RT-14")
 def test_no_column_holds_a_token_or_a_part_of_its_signature(
     client: TestClient, database: Database
 ) -> None:
@@ -222,6 +225,7 @@ def test_whichever_of_two_tabs_answers_is_stored_last_the_login_goes_on(
         stored_last = answer.cookies[REFRESH_COOKIE]
 
 
+@pytest.mark.proves("RT-06")
 def test_a_token_whose_answer_was_lost_may_be_presented_again(
     clock: Clock, client: TestClient
 ) -> None:
@@ -232,6 +236,7 @@ def test_a_token_whose_answer_was_lost_may_be_presented_again(
         assert present(client, kept).status_code == 200
 
 
+@pytest.mark.proves("RT-05")
 def test_an_old_token_presented_once_is_forgiven(clock: Clock, client: TestClient) -> None:
     """A browser that was killed had not yet written its last cookie."""
     sign_up_and_in(client)
@@ -262,6 +267,7 @@ def second_old_token(clock: Clock, client: TestClient) -> str:
     return stolen
 
 
+@pytest.mark.proves("10.4.5", "RT-05")
 def test_a_second_old_token_ends_the_login(
     clock: Clock, client: TestClient, database: Database
 ) -> None:
@@ -271,6 +277,7 @@ def test_a_second_old_token_ends_the_login(
     assert all_logins(database) == []
 
 
+@pytest.mark.proves("RT-05")
 def test_access_tokens_are_void_at_once_after_a_theft(clock: Clock, client: TestClient) -> None:
     sign_up_and_in(client)
     stolen = second_old_token(clock, client)
@@ -289,6 +296,7 @@ def test_no_token_of_a_stolen_login_works_again(clock: Clock, client: TestClient
         assert (answer.status_code, code(answer)) == (401, "session_revoked")
 
 
+@pytest.mark.proves("RT-07")
 def test_the_other_logins_of_the_user_go_on_after_a_theft(clock: Clock, client: TestClient) -> None:
     sign_up_and_in(client)
     phone = other_browser(client)
@@ -408,6 +416,7 @@ def test_strict_mode_rotates(clock: Clock, strict_client: TestClient) -> None:
         assert refresh(strict_client).status_code == 200
 
 
+@pytest.mark.proves("10.4.5")
 def test_in_strict_mode_the_second_use_of_a_token_ends_the_login(
     strict_client: TestClient,
 ) -> None:
@@ -439,6 +448,7 @@ def test_a_login_is_alive_until_the_last_second_of_the_idle_limit(
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("7.3.1", "RT-10")
 def test_a_login_that_was_idle_for_the_limit_has_expired(clock: Clock, client: TestClient) -> None:
     sign_up_and_in(client)
     clock.shift(7 * DAY)
@@ -471,6 +481,7 @@ def test_a_login_is_alive_until_the_last_second_of_the_absolute_limit(
     assert present(client, token).status_code == 200
 
 
+@pytest.mark.proves("7.3.2", "10.4.8")
 def test_no_refresh_takes_a_login_beyond_the_absolute_limit(
     clock: Clock, client: TestClient
 ) -> None:
@@ -532,6 +543,7 @@ def test_evidence_comes_before_expiry(
 # Whoever may not be logged in gets nothing
 
 
+@pytest.mark.proves("7.4.2")
 def test_a_disabled_user_gets_no_new_token(client: TestClient, database: Database) -> None:
     sign_up_and_in(client)
     change_user(database, ADA["email"], is_active=False)
@@ -557,6 +569,7 @@ def test_a_deleted_user_gets_no_new_token(client: TestClient, database: Database
     assert all_logins(database) == []
 
 
+@pytest.mark.proves("AC-02")
 def test_who_registers_a_deleted_address_anew_inherits_no_login(
     client: TestClient, database: Database
 ) -> None:
@@ -575,6 +588,7 @@ def test_a_login_that_was_logged_out_gives_no_new_token(client: TestClient) -> N
     assert (answer.status_code, code(answer)) == (401, "session_revoked")
 
 
+@pytest.mark.proves("RT-09")
 def test_an_unknown_login_is_answered_like_one_that_ended(client: TestClient) -> None:
     sign_up_and_in(client)
     ended = refresh_token(client)
@@ -602,6 +616,7 @@ WRONG_TOKENS = {
 }
 
 
+@pytest.mark.proves("7.2.3", "RT-09")
 def test_a_token_that_was_changed_is_no_token(client: TestClient, database: Database) -> None:
     sign_up_and_in(client)
     before = the_login(database).model_dump()
@@ -825,6 +840,7 @@ def unreachable_url(database_url: str, tmp_path: Any) -> str:
     return "postgresql://somebody:unknown@127.0.0.1:1/nothing"  # nobody listens there
 
 
+@pytest.mark.proves("16.5.2")
 def test_a_database_that_is_down_is_answered_503(
     client: TestClient, unreachable_url: str, make_client: ClientFactory
 ) -> None:
@@ -839,6 +855,7 @@ def test_a_database_that_is_down_is_answered_503(
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("2.3.3", "16.5.3", "RT-15")
 def test_a_database_that_fails_in_the_middle_leaves_the_token_good(
     client: TestClient, database: Database
 ) -> None:
@@ -856,6 +873,7 @@ def test_a_database_that_fails_in_the_middle_leaves_the_token_good(
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.proves("16.5.3")
 def test_a_database_that_fails_while_a_theft_is_recorded_lets_nobody_in(
     clock: Clock, client: TestClient, database: Database
 ) -> None:

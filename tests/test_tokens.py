@@ -182,6 +182,7 @@ def test_a_token_signed_by_hand_with_the_right_key_is_accepted(target: Target) -
 # Signatures
 
 
+@pytest.mark.proves("9.1.1", "9.1.2", "JWT-01", "JWT-02")
 @pytest.mark.parametrize(
     "alg",
     ["none", "None", "NONE", "nOnE", "none ", " none", "", None, ["HS256"], ["none"], 5, True, {}],
@@ -196,6 +197,7 @@ def test_a_token_that_names_no_algorithm_is_refused(
     assert_refused(target, unsigned(header, target, shape))
 
 
+@pytest.mark.proves("JWT-02")
 @pytest.mark.parametrize("shape", ["empty", "missing", "kept", "signed"])
 def test_a_token_without_an_algorithm_is_refused(target: Target, shape: str) -> None:
     """JWT-02."""
@@ -213,6 +215,7 @@ def unsigned(header: object, target: Target, shape: str) -> str:
     }[shape]
 
 
+@pytest.mark.proves("JWT-01")
 @pytest.mark.parametrize(
     "header", [{}, {"alg": "none"}, {"alg": "none", "typ": "JWT"}, {"alg": "HS256"}], ids=str
 )
@@ -224,6 +227,7 @@ def test_a_header_that_is_not_the_whole_of_ours_is_refused(
     assert_refused(target, forge(header, target.claims, b""))
 
 
+@pytest.mark.proves("9.1.2", "11.4.3", "JWT-04")
 @pytest.mark.parametrize("digest", ["sha384", "sha512", "sha1", "md5"])
 def test_the_right_key_with_another_hash_is_refused(target: Target, digest: str) -> None:
     """JWT-04: one algorithm a key. Both as the header says, and against what it says."""
@@ -233,6 +237,7 @@ def test_the_right_key_with_another_hash_is_refused(target: Target, digest: str)
     assert_refused(target, forge(target.header, target.claims, access_key(target), digest))
 
 
+@pytest.mark.proves("JWT-04")
 def test_a_header_that_names_another_hash_than_the_signature_has_is_refused(
     target: Target,
 ) -> None:
@@ -241,6 +246,7 @@ def test_a_header_that_names_another_hash_than_the_signature_has_is_refused(
     assert_refused(target, forge(header, target.claims, access_key(target)))
 
 
+@pytest.mark.proves("7.2.1", "9.1.1", "JWT-06")
 @pytest.mark.parametrize("bit", range(0, 256, 13))
 def test_a_signature_with_one_bit_flipped_is_refused(target: Target, bit: int) -> None:
     """JWT-06."""
@@ -250,6 +256,7 @@ def test_a_signature_with_one_bit_flipped_is_refused(target: Target, bit: int) -
     assert_refused(target, f"{signed_part}.{encode(bytes(raw))}")
 
 
+@pytest.mark.proves("JWT-06")
 @pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("place", [0, 5, 17, -1])
 def test_a_header_or_claims_with_one_character_changed_are_refused(
@@ -263,6 +270,7 @@ def test_a_header_or_claims_with_one_character_changed_are_refused(
     assert_refused(target, ".".join(parts))
 
 
+@pytest.mark.proves("JWT-06")
 def test_a_signature_in_a_second_spelling_is_refused(target: Target) -> None:
     """JWT-06. The last character has two bits that count for nothing: three more tokens."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -271,6 +279,7 @@ def test_a_signature_in_a_second_spelling_is_refused(target: Target) -> None:
         assert_refused(target, target.access[:-1] + alphabet[place ^ other])
 
 
+@pytest.mark.proves("JWT-06")
 @pytest.mark.parametrize("length", [0, 1, 16, 31])
 def test_a_truncated_signature_is_refused(target: Target, length: int) -> None:
     """JWT-06."""
@@ -278,29 +287,34 @@ def test_a_truncated_signature_is_refused(target: Target, length: int) -> None:
     assert_refused(target, f"{signed_part}.{encode(decode(signature)[:length])}")
 
 
+@pytest.mark.proves("JWT-06")
 def test_a_signature_without_its_last_character_is_refused(target: Target) -> None:
     """JWT-06."""
     assert_refused(target, target.access[:-1])
 
 
+@pytest.mark.proves("9.1.1", "JWT-06")
 def test_the_signature_of_another_valid_token_is_refused(target: Target) -> None:
     """JWT-06."""
     *_, bobs_signature = target.bobs_access.split(".")
     assert_refused(target, target.access.rpartition(".")[0] + "." + bobs_signature)
 
 
+@pytest.mark.proves("JWT-06")
 def test_somebody_elses_claims_under_a_valid_signature_are_refused(target: Target) -> None:
     """JWT-06."""
     header, _, signature = target.access.split(".")
     assert_refused(target, f"{header}.{target.bobs_access.split('.')[1]}.{signature}")
 
 
+@pytest.mark.proves("JWT-07")
 @pytest.mark.parametrize("secret", ["", "secret", "changeme", "changethis", "supersecret"])
 def test_a_token_signed_with_a_guessed_secret_is_refused(target: Target, secret: str) -> None:
     """JWT-07."""
     assert_refused(target, forge(target.header, target.claims, secret.encode()))
 
 
+@pytest.mark.proves("JWT-07")
 def test_a_token_signed_with_the_secret_key_itself_is_refused(target: Target) -> None:
     """JWT-07: tokens are signed with derived keys, so guessing at one tests no SECRET_KEY."""
     secret = target.settings.secret_key.get_secret_value()
@@ -308,6 +322,7 @@ def test_a_token_signed_with_the_secret_key_itself_is_refused(target: Target) ->
     assert_refused(target, forge(target.header, target.claims, bytes.fromhex(secret)))
 
 
+@pytest.mark.proves("11.2.3", "JWT-07")
 @pytest.mark.parametrize(
     "secret",
     [
@@ -357,6 +372,7 @@ def key_texts(target: Target) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.proves("9.1.2", "JWT-03")
 def test_the_public_key_is_no_hmac_secret(asymmetric: Target) -> None:
     """JWT-03: HS256 with a key that everybody may read, under each algorithm's name."""
     texts = key_texts(asymmetric)
@@ -367,6 +383,7 @@ def test_the_public_key_is_no_hmac_secret(asymmetric: Target) -> None:
             assert_refused(asymmetric, forge(header, asymmetric.claims, text))
 
 
+@pytest.mark.proves("JWT-03")
 def test_the_hmac_key_signs_no_access_token_in_asymmetric_mode(asymmetric: Target) -> None:
     """JWT-03: nor with the key id that it has elsewhere."""
     ring = derived_keys(asymmetric.settings, "access")
@@ -375,6 +392,7 @@ def test_the_hmac_key_signs_no_access_token_in_asymmetric_mode(asymmetric: Targe
         assert_refused(asymmetric, forge(header, asymmetric.claims, access_key(asymmetric)))
 
 
+@pytest.mark.proves("JWT-03", "JWT-08")
 def test_another_private_key_under_our_key_id_is_refused(asymmetric: Target) -> None:
     """JWT-03, JWT-08."""
     algorithm = asymmetric.settings.algorithm
@@ -383,6 +401,7 @@ def test_another_private_key_under_our_key_id_is_refused(asymmetric: Target) -> 
     assert_refused(asymmetric, token)
 
 
+@pytest.mark.proves("JWT-06")
 @pytest.mark.parametrize("position", [0, 200, 400, 511])
 def test_an_asymmetric_signature_with_one_bit_flipped_is_refused(
     asymmetric: Target, position: int
@@ -394,12 +413,14 @@ def test_an_asymmetric_signature_with_one_bit_flipped_is_refused(
     assert_refused(asymmetric, f"{signed_part}.{encode(bytes(raw))}")
 
 
+@pytest.mark.proves("JWT-06")
 def test_an_all_zero_signature_is_refused(asymmetric: Target) -> None:
     """JWT-06, and the "psychic signature" of CVE-2022-21449."""
     signed_part = asymmetric.access.rpartition(".")[0]
     assert_refused(asymmetric, f"{signed_part}.{encode(bytes(64))}")
 
 
+@pytest.mark.proves("JWT-01")
 def test_unsigned_tokens_are_refused_in_asymmetric_mode(asymmetric: Target) -> None:
     """JWT-01."""
     header = asymmetric.header | {"alg": "none"}
@@ -422,6 +443,7 @@ def canary() -> Iterator[socket.socket]:
             listener.accept()
 
 
+@pytest.mark.proves("1.3.6", "9.1.3", "13.2.4", "JWT-08")
 @pytest.mark.parametrize("name", ["jku", "x5u"])
 @pytest.mark.parametrize("scheme", ["http", "https", "file"])
 def test_a_key_address_in_the_header_is_never_fetched(
@@ -432,6 +454,7 @@ def test_a_key_address_in_the_header_is_never_fetched(
     assert_refused(asymmetric, by_stranger(asymmetric, {name: f"{scheme}://{host}:{port}/keys"}))
 
 
+@pytest.mark.proves("9.1.3", "JWT-08")
 def test_a_key_in_the_header_is_not_believed(asymmetric: Target) -> None:
     """JWT-08: jwk, x5c and the thumbprints, with and without our key id."""
     algorithm = asymmetric.settings.algorithm
@@ -463,6 +486,7 @@ def by_stranger(target: Target, extra: dict[str, Any]) -> str:
     return jwt.encode(target.claims, key, algorithm=target.settings.algorithm, headers=headers)
 
 
+@pytest.mark.proves("JWT-08", "JWT-20")
 @pytest.mark.parametrize(
     "extra",
     [
@@ -491,6 +515,7 @@ def test_a_header_that_holds_more_than_ours_is_refused(
     assert_refused(target, forge(header, target.claims, access_key(target)))
 
 
+@pytest.mark.proves("9.1.3", "JWT-08")
 @pytest.mark.parametrize(
     "kid",
     [
@@ -519,12 +544,14 @@ def test_a_key_id_only_selects_among_our_keys(target: Target, kid: object) -> No
         assert_refused(target, forge(header, target.claims, key))
 
 
+@pytest.mark.proves("JWT-08")
 def test_a_token_without_a_key_id_is_refused(target: Target) -> None:
     """JWT-08."""
     header = {"alg": "HS256", "typ": "at+jwt"}
     assert_refused(target, forge(header, target.claims, access_key(target)))
 
 
+@pytest.mark.proves("9.2.2", "JWT-17")
 @pytest.mark.parametrize(
     "typ", ["JWT", "AT+JWT", "at+jwt ", "application/at+jwt", "rt+jwt", "", None, 5, ["at+jwt"]]
 )
@@ -576,12 +603,14 @@ def shapes(token: str) -> dict[str, str]:
 SHAPES = list(shapes("e30.e30.AAAA"))
 
 
+@pytest.mark.proves("11.2.5", "JWT-19")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_token_of_another_shape_is_refused(target: Target, shape: str) -> None:
     """JWT-19: never a 500."""
     assert_refused(target, shapes(target.access)[shape])
 
 
+@pytest.mark.proves("JWT-19")
 @pytest.mark.parametrize("space", [" ", "\t", "\n", "\r\n", "\x0b", "\x00", "\x1f", "\u00a0"])
 @pytest.mark.parametrize("place", ["inside", "before the signature"])
 def test_white_space_inside_a_token_is_refused(target: Target, space: str, place: str) -> None:
@@ -597,12 +626,14 @@ def test_white_space_inside_a_token_is_refused(target: Target, space: str, place
         assert answer.json()["code"] == "not_authenticated"
 
 
+@pytest.mark.proves("JWT-19")
 @pytest.mark.parametrize("header", [b"\xff\xfe\x00", "Bearer ключ".encode(), b"Bearer \xf0\x9f"])
 def test_a_header_of_other_bytes_than_ascii_is_refused(target: Target, header: bytes) -> None:
     """JWT-19."""
     assert target.client.get(ME, headers=[(b"Authorization", header)]).status_code == 401
 
 
+@pytest.mark.proves("JWT-19")
 @pytest.mark.parametrize(
     "claims",
     [b"[]", b"null", b"5", b'"text"', b"", b"{", b"\xff\xfe", b"NaN", b"{}{}", b"[" * 1250],
@@ -617,6 +648,7 @@ def test_claims_that_are_no_object_are_refused(target: Target, claims: bytes) ->
 # Claims, under the right signature: a mistake of our own, or a token of a sibling service
 
 
+@pytest.mark.proves("9.2.1", "10.3.2")
 @pytest.mark.parametrize("name", ["iss", "aud", "sub", "client_id", "sid", "iat", "exp", "jti"])
 def test_a_token_that_lacks_a_claim_is_refused(target: Target, name: str) -> None:
     """RFC 9068, 2.2; ASVS 5.0 9.2.1."""
@@ -624,6 +656,7 @@ def test_a_token_that_lacks_a_claim_is_refused(target: Target, name: str) -> Non
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("JWT-13", "JWT-21")
 @pytest.mark.parametrize("name", ["iss", "aud", "sub", "client_id", "sid", "jti"])
 @pytest.mark.parametrize("value", [None, 5, True, [], ["x"], {}], ids=repr)
 def test_a_text_claim_of_another_type_is_refused(target: Target, name: str, value: object) -> None:
@@ -632,6 +665,7 @@ def test_a_text_claim_of_another_type_is_refused(target: Target, name: str, valu
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("9.2.1", "JWT-12")
 @pytest.mark.parametrize("name", ["iat", "exp"])
 @pytest.mark.parametrize(
     "value",
@@ -644,6 +678,7 @@ def test_a_time_claim_of_another_type_is_refused(target: Target, name: str, valu
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("9.2.4", "JWT-13")
 @pytest.mark.parametrize(
     "issuer",
     [
@@ -663,6 +698,7 @@ def test_a_token_of_another_issuer_is_refused(target: Target, issuer: object) ->
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("9.2.3", "10.3.1", "JWT-13")
 @pytest.mark.parametrize(
     "audience",
     [
@@ -683,6 +719,7 @@ def test_a_token_for_another_audience_is_refused(target: Target, audience: objec
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("9.2.4", "JWT-22")
 @pytest.mark.parametrize("changes", [{"issuer": "other-auth"}, {"audience": "other-api"}], ids=str)
 def test_a_token_of_a_second_instance_with_the_same_secret_is_refused(
     target: Target, changes: dict[str, str]
@@ -695,6 +732,7 @@ def test_a_token_of_a_second_instance_with_the_same_secret_is_refused(
     assert_refused(target, token)
 
 
+@pytest.mark.proves("9.2.1", "JWT-12")
 @pytest.mark.parametrize("age", [0, 1, 60, 86_400, 10**10])
 def test_an_expired_token_is_refused(target: Target, age: int) -> None:
     """JWT-12: to the second, without a leeway; whoever checks `exp` late keeps a thief in."""
@@ -702,6 +740,7 @@ def test_an_expired_token_is_refused(target: Target, age: int) -> None:
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("9.2.1", "JWT-12")
 def test_an_access_token_expires_when_its_lifetime_is_over(target: Target) -> None:
     """JWT-12."""
     end = target.claims["exp"]
@@ -711,6 +750,7 @@ def test_an_access_token_expires_when_its_lifetime_is_over(target: Target) -> No
         assert_refused(target, target.access)
 
 
+@pytest.mark.proves("9.2.1", "JWT-12")
 @pytest.mark.parametrize("name", ["iat", "nbf"])
 @pytest.mark.parametrize("ahead", [90, 3600, 10**10])
 def test_a_token_from_the_future_is_refused(target: Target, name: str, ahead: int) -> None:
@@ -719,6 +759,7 @@ def test_a_token_from_the_future_is_refused(target: Target, name: str, ahead: in
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("JWT-12")
 def test_a_server_whose_clock_is_half_a_minute_ahead_logs_nobody_out(target: Target) -> None:
     """JWT-12, the other side: iat in our future is skew, up to 60 seconds."""
     claims = target.claims | {"iat": int(time.time()) + 30}
@@ -726,6 +767,7 @@ def test_a_server_whose_clock_is_half_a_minute_ahead_logs_nobody_out(target: Tar
     assert as_bearer(target, token).status_code == 200
 
 
+@pytest.mark.proves("JWT-21")
 @pytest.mark.parametrize(
     "subject",
     ["", "0", "null", "-1", "9" * 20, "ada@example.com", "' OR 1=1 --", "00000000", "\x00"],
@@ -737,6 +779,7 @@ def test_an_identifier_that_is_none_is_refused(target: Target, name: str, subjec
     assert_refused(target, forge(target.header, claims, access_key(target)))
 
 
+@pytest.mark.proves("JWT-21")
 def test_an_unknown_user_or_login_is_401(target: Target) -> None:
     """JWT-21: neither 404 nor 500."""
     unknown = "00000000-0000-4000-8000-000000000000"
@@ -746,6 +789,7 @@ def test_an_unknown_user_or_login_is_401(target: Target) -> None:
             assert (answer.status_code, answer.json()["code"]) == (401, "session_revoked")
 
 
+@pytest.mark.proves("8.2.2", "10.3.2", "JWT-21")
 def test_a_login_counts_only_for_its_own_user(target: Target) -> None:
     """JWT-21: Ada's sub with Bob's sid, and the other way round."""
     ada, bob = target.claims, decode_claims(target.bobs_access)
@@ -754,6 +798,7 @@ def test_a_login_counts_only_for_its_own_user(target: Target) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "session_revoked")
 
 
+@pytest.mark.proves("10.3.3", "JWT-21")
 def test_a_deleted_users_token_is_not_that_of_the_next_owner_of_the_address(
     client: TestClient, database: Database
 ) -> None:
@@ -776,16 +821,19 @@ def test_a_deleted_users_token_is_not_that_of_the_next_owner_of_the_address(
 # Tokens of one kind for another
 
 
+@pytest.mark.proves("9.2.2", "JWT-17")
 def test_a_refresh_token_is_no_access_token(target: Target) -> None:
     """JWT-17."""
     assert_refused(target, target.refresh)
 
 
+@pytest.mark.proves("JWT-17")
 def test_a_refresh_token_is_no_access_token_in_asymmetric_mode(asymmetric: Target) -> None:
     """JWT-17."""
     assert_refused(asymmetric, asymmetric.refresh)
 
 
+@pytest.mark.proves("JWT-17")
 def test_an_access_token_refreshes_nothing(target: Target) -> None:
     """JWT-17."""
     cookie = {"Cookie": f"{REFRESH_COOKIE}={target.access}"}
@@ -794,6 +842,7 @@ def test_an_access_token_refreshes_nothing(target: Target) -> None:
     assert target.client.post(TOKEN, data=form).json()["error"] == "invalid_grant"
 
 
+@pytest.mark.proves("JWT-17")
 def test_an_access_token_dressed_as_a_refresh_token_refreshes_nothing(target: Target) -> None:
     """JWT-17: with every claim of a refresh token, by the key of access tokens."""
     claims = target.claims | decode_claims(target.refresh)
@@ -805,6 +854,7 @@ def test_an_access_token_dressed_as_a_refresh_token_refreshes_nothing(target: Ta
         assert target.client.post(TOKEN, data=form).json()["error"] == "invalid_grant"
 
 
+@pytest.mark.proves("9.2.2", "11.1.1", "JWT-17")
 @pytest.mark.parametrize(
     "purpose", ["refresh", "device", "mail", "verify-email", "reset-password", "mfa", "csrf", ""]
 )
@@ -816,12 +866,14 @@ def test_a_key_of_another_purpose_signs_no_access_token(target: Target, purpose:
         assert_refused(target, forge(target.header | {"kid": kid}, target.claims, key))
 
 
+@pytest.mark.proves("JWT-17")
 @pytest.mark.parametrize("typ", ["mail+jwt", "verify+jwt", "reset+jwt", "device+jwt", "JWT"])
 def test_a_token_of_a_mail_link_is_no_access_token(target: Target, typ: str) -> None:
     """JWT-17."""
     assert_refused(target, forge(target.header | {"typ": typ}, target.claims, access_key(target)))
 
 
+@pytest.mark.proves("JWT-12", "JWT-13")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -866,6 +918,7 @@ def test_a_refresh_token_that_lacks_a_claim_refreshes_nothing(target: Target, na
     assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
 
 
+@pytest.mark.proves("JWT-19", "RT-09")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_refresh_token_of_another_shape_is_refused(target: Target, shape: str) -> None:
     """JWT-19, RT-09."""
@@ -877,6 +930,7 @@ def test_a_refresh_token_of_another_shape_is_refused(target: Target, shape: str)
 # Where a token is looked for
 
 
+@pytest.mark.proves("JWT-23")
 @pytest.mark.parametrize(
     ("template", "status"),
     [
@@ -911,6 +965,7 @@ def test_the_authorization_header_has_one_form(target: Target, template: str, st
     assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
+@pytest.mark.proves("JWT-23")
 def test_two_authorization_headers_with_tokens_are_refused(target: Target) -> None:
     """JWT-23: a proxy and this service might each believe another one."""
     for second in (target.access, target.bobs_access, "x"):
@@ -919,12 +974,14 @@ def test_two_authorization_headers_with_tokens_are_refused(target: Target) -> No
         assert target.client.get(ME, headers=headers[::-1]).status_code == 401
 
 
+@pytest.mark.proves("JWT-23")
 def test_the_header_wins_over_the_cookie(target: Target) -> None:
     """JWT-23: mixed identities have one documented source."""
     headers = bearer(target.access) | {"Cookie": f"{ACCESS_COOKIE}={target.bobs_access}"}
     assert target.client.get(ME, headers=headers).json()["email"] == ADA["email"]
 
 
+@pytest.mark.proves("JWT-23")
 @pytest.mark.parametrize(
     "value",
     [
@@ -947,6 +1004,7 @@ def test_an_invalid_bearer_header_never_falls_back_to_the_cookie(
     assert target.client.get(ME, headers=headers).status_code == 401
 
 
+@pytest.mark.proves("JWT-23")
 def test_two_bearer_headers_never_fall_back_to_the_cookie(target: Target) -> None:
     """JWT-23."""
     headers = [
@@ -957,12 +1015,14 @@ def test_two_bearer_headers_never_fall_back_to_the_cookie(target: Target) -> Non
     assert target.client.get(ME, headers=headers).status_code == 401
 
 
+@pytest.mark.proves("JWT-23")
 def test_another_scheme_says_nothing_about_who_calls(target: Target) -> None:
     """JWT-23: a Basic header, of a proxy in front for example, leaves the cookie in force."""
     headers = {"Authorization": "Basic Og==", "Cookie": f"{ACCESS_COOKIE}={target.bobs_access}"}
     assert target.client.get(ME, headers=headers).json()["email"] == BOB["email"]
 
 
+@pytest.mark.proves("JWT-24")
 @pytest.mark.parametrize("name", ["access_token", "token", "jwt", "Authorization", "bearer"])
 def test_a_token_in_the_query_is_not_looked_at(target: Target, name: str) -> None:
     """JWT-24: addresses end up in logs, histories and Referer headers."""
@@ -970,6 +1030,7 @@ def test_a_token_in_the_query_is_not_looked_at(target: Target, name: str) -> Non
     assert target.client.get(ME, params={name: f"Bearer {target.access}"}).status_code == 401
 
 
+@pytest.mark.proves("7.2.1", "JWT-24")
 @pytest.mark.parametrize(
     "name", ["X-Access-Token", "X-Auth-Token", "Access-Token", "X-Api-Key", "Proxy-Authorization"]
 )
@@ -979,6 +1040,7 @@ def test_a_token_in_another_header_is_not_looked_at(target: Target, name: str) -
         assert target.client.get(ME, headers={name: value}).status_code == 401
 
 
+@pytest.mark.proves("JWT-24")
 def test_a_token_in_the_body_is_not_looked_at(target: Target) -> None:
     """JWT-24 (RFC 6750, 2.2 is optional, and its 2.3 is deprecated)."""
     for name in ("access_token", "token"):
@@ -987,6 +1049,7 @@ def test_a_token_in_the_body_is_not_looked_at(target: Target) -> None:
             assert target.client.request("GET", ME, **body).status_code == 401
 
 
+@pytest.mark.proves("JWT-24")
 @pytest.mark.parametrize(
     "name", ["access", "auth-access", "__host-access", "__Host-Access", "__Secure-access", "token"]
 )
@@ -996,6 +1059,7 @@ def test_a_token_in_another_cookie_is_not_looked_at(target: Target, name: str) -
     assert target.client.get(ME, headers=cookie).status_code == 401
 
 
+@pytest.mark.proves("JWT-24")
 def test_a_refresh_token_in_the_header_of_a_refresh_is_not_looked_at(target: Target) -> None:
     """JWT-24."""
     attempts = (
@@ -1011,6 +1075,7 @@ def test_a_refresh_token_in_the_header_of_a_refresh_is_not_looked_at(target: Tar
 # Rotation of SECRET_KEY
 
 
+@pytest.mark.proves("11.2.2", "13.3.4", "CFG-02")
 def test_tokens_outlive_a_rotation_of_the_secret_with_a_fallback(
     make_client: ClientFactory,
 ) -> None:
@@ -1030,6 +1095,7 @@ def test_tokens_outlive_a_rotation_of_the_secret_with_a_fallback(
     assert after.post(TOKEN, data=form).status_code == 200
 
 
+@pytest.mark.proves("CFG-02")
 def test_a_refresh_after_a_rotation_is_signed_with_the_new_secret(
     make_client: ClientFactory,
 ) -> None:
@@ -1049,6 +1115,7 @@ def test_a_refresh_after_a_rotation_is_signed_with_the_new_secret(
     assert rotated.post(REFRESH).status_code == 200
 
 
+@pytest.mark.proves("7.4.5", "13.3.4", "CFG-02")
 def test_a_secret_that_was_removed_signs_nothing_any_more(make_client: ClientFactory) -> None:
     """CFG-02: 401, not 500, for everybody who still has such a token."""
     old, new = secrets.token_hex(32), secrets.token_hex(32)
@@ -1067,6 +1134,7 @@ def test_a_secret_that_was_removed_signs_nothing_any_more(make_client: ClientFac
     assert after.post(TOKEN, data=form).json()["error"] == "invalid_grant"
 
 
+@pytest.mark.proves("CFG-02")
 def test_a_rolling_restart_with_the_next_secret_as_a_fallback_logs_nobody_out(
     make_client: ClientFactory,
 ) -> None:
@@ -1083,6 +1151,7 @@ def test_a_rolling_restart_with_the_next_secret_as_a_fallback_logs_nobody_out(
         first.cookies = process.cookies
 
 
+@pytest.mark.proves("JWT-07", "CFG-02")
 def test_a_weak_fallback_stops_the_start(sqlite_url: str) -> None:
     """CFG-02, JWT-07: what verifies is as dangerous as what signs."""
     with pytest.raises(ValidationError) as refused:
@@ -1099,6 +1168,7 @@ def test_the_key_set_is_empty_under_hs256(target: Target) -> None:
     assert target.client.get(JWKS).json() == {"keys": []}
 
 
+@pytest.mark.proves("CFG-06")
 def test_the_key_set_holds_public_keys_only(asymmetric: Target) -> None:
     """RFC 7517: no `d`, no `k`, and nothing else that is not needed to verify."""
     (key,) = asymmetric.client.get(JWKS).json()["keys"]
@@ -1132,6 +1202,7 @@ def test_cookies_and_bearer_work_with_key_pairs(asymmetric: Target) -> None:
     assert as_cookie(asymmetric, asymmetric.access).json()["email"] == ADA["email"]
 
 
+@pytest.mark.proves("11.1.1", "11.2.2", "CFG-02")
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 def test_key_files_rotate_in_three_steps_without_a_401(
     make_client: ClientFactory, tmp_path: Path, algorithm: str
@@ -1167,6 +1238,7 @@ def key_ids(client: TestClient) -> set[str]:
     return {key["kid"] for key in client.get(JWKS).json()["keys"]}
 
 
+@pytest.mark.proves("CFG-02")
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 def test_a_server_one_step_behind_accepts_what_the_next_one_signs(
     make_client: ClientFactory, tmp_path: Path, algorithm: str
@@ -1196,6 +1268,7 @@ def test_only_the_public_half_of_a_former_key_is_needed(
     assert after.get(ME, headers=bearer(token)).status_code == 200
 
 
+@pytest.mark.proves("CFG-02")
 def test_a_change_of_algorithm_is_a_401_and_the_refresh_token_heals_it(
     make_client: ClientFactory, tmp_path: Path
 ) -> None:
@@ -1257,6 +1330,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.proves("11.2.3")
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_a_signing_key_file_that_cannot_be_used_stops_the_start(
@@ -1285,6 +1359,7 @@ def test_a_verification_key_file_that_cannot_be_used_stops_the_start(
     assert str(refused.value).startswith("VERIFICATION_KEY_FILES is wrong")
 
 
+@pytest.mark.proves("11.6.1")
 @pytest.mark.parametrize(("algorithm", "other"), [ASYMMETRIC, ASYMMETRIC[::-1]])
 def test_a_key_of_the_other_algorithm_stops_the_start(
     sqlite_url: str, tmp_path: Path, algorithm: str, other: str

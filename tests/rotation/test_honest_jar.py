@@ -147,6 +147,7 @@ def test_the_simulated_worlds_stay_within_what_the_proof_assumes(world: World) -
     assert world.room > 0
 
 
+@pytest.mark.proves("RT-06")
 @pytest.mark.parametrize("seed", range(40))
 def test_eight_frantic_tabs_that_lose_one_answer_in_ten_stay_logged_in(seed: int) -> None:
     life = Life(evidence_rule, WORST, Random(seed))

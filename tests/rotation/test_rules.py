@@ -55,6 +55,7 @@ def test_an_old_token_replaces_witness_and_candidate() -> None:
     assert after == Lineage(2001, Presentation(1900, 2001), None)
 
 
+@pytest.mark.proves("10.4.5", "RT-05")
 def test_a_second_old_token_ends_the_login() -> None:
     assert is_theft(Lineage(2000, witness=Presentation(1500, 2000)), 1000, clock=2001)
 

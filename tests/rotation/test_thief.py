@@ -33,6 +33,7 @@ def pursuits(strategy: Strategy, world: World = EVERYDAY, horizon: int = DAY) ->
     ]
 
 
+@pytest.mark.proves("10.4.5")
 @strategies
 def test_every_thief_who_comes_back_is_found(strategy: Strategy) -> None:
     found = pursuits(strategy)
