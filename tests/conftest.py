@@ -32,6 +32,8 @@ os.environ["DATABASE_URL"] = "sqlite:///./never-opened.db"
 from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database, create_database_engine  # noqa: E402
 from app.main import create_app  # noqa: E402
+from tests.links import MAIL  # noqa: E402
+from tests.mailbox import Mailbox, smtp_server  # noqa: E402
 from tests.postgres import fresh_database, postgres_server, share_with_workers  # noqa: E402
 
 AppFactory = Callable[..., FastAPI]
@@ -128,6 +130,24 @@ def make_client(database_url: str) -> Iterator[ClientFactory]:
 
 
 @pytest.fixture
+def make_mailing_client(database_url: str) -> Iterator[ClientFactory]:
+    """Before an app that has a mail server, but whose courier does not run: mails wait."""
+    with ExitStack() as stack:
+
+        def make(**changes: Any) -> TestClient:
+            app = create_app(make_settings(database_url, **MAIL | changes))
+            stack.callback(app.state.backend.close)
+            return TestClient(app, base_url="https://testserver", raise_server_exceptions=False)
+
+        yield make
+
+
+@pytest.fixture
+def mailing_client(make_mailing_client: ClientFactory) -> TestClient:
+    return make_mailing_client()
+
+
+@pytest.fixture
 def client(make_client: ClientFactory) -> TestClient:
     return make_client()
 
@@ -137,6 +157,14 @@ def database(client: TestClient) -> Database:
     """To look into the client's database, and to move time there."""
     found: Database = client.app.state.backend.database  # type: ignore[attr-defined]
     return found
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    """Where the application's mails arrive, once the test asks for them (tests/mailbox.py)."""
+    monkeypatch.setattr("app.services.courier.Courier.start", lambda _: None)
+    with smtp_server() as found:
+        yield found
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine, delete, event, update
 from sqlmodel import Session, col, select
 
 from app.db.session import Database
-from app.models import Login, User
+from app.models import AuditEvent, Budget, Login, User
+from app.models.audit import Event
 
 
 def all_logins(database: Database) -> list[Login]:
@@ -29,6 +30,16 @@ def the_user(database: Database, email: str) -> User:
 
 def all_users(database: Database) -> list[User]:
     return database.run_read(lambda session: list(session.exec(select(User)).all()))
+
+
+def audited(database: Database, what: Event) -> list[AuditEvent]:
+    """What the audit trail holds of this, the oldest first."""
+    such = select(AuditEvent).where(col(AuditEvent.event) == what).order_by(col(AuditEvent.id))
+    return database.run_read(lambda session: list(session.exec(such).all()))
+
+
+def all_budgets(database: Database) -> list[Budget]:
+    return database.run_read(lambda session: list(session.exec(select(Budget)).all()))
 
 
 def change_login(database: Database, **values: Any) -> None:

@@ -27,7 +27,7 @@ PROBLEMS = {
     Reason.INVALID_CREDENTIALS: Problem(
         HTTPStatus.UNAUTHORIZED,
         "Invalid credentials",
-        "The email address or the password is wrong, or the account is disabled.",
+        "The email address or the password is wrong, or the account is disabled or not verified.",
     ),
     Reason.SESSION_EXPIRED: Problem(
         HTTPStatus.UNAUTHORIZED, "Session expired", "This session has expired. Log in again."
@@ -129,6 +129,11 @@ PROBLEMS = {
         "This password has fewer than `min_length` characters. Several unrelated words make a "
         "good one.",
     ),
+    Reason.PASSWORD_UNCHANGED: Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Password unchanged",
+        "This is the password of now, and a new one is needed.",
+    ),
     Reason.PREFLIGHT_REFUSED: Problem(
         HTTPStatus.BAD_REQUEST,
         "Preflight refused",
@@ -148,7 +153,7 @@ PROBLEMS = {
     Reason.TOO_MANY_ATTEMPTS: Problem(
         HTTPStatus.TOO_MANY_REQUESTS,
         "Too many attempts",
-        "Nothing was tried. Wait `retry_after` seconds.",
+        "Nothing was tried. Wait as many seconds as Retry-After says.",
     ),
     Reason.DATABASE_UNAVAILABLE: Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,

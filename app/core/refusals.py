@@ -34,6 +34,7 @@ class Reason(StrEnum):
     PASSWORD_TOO_COMMON = auto()
     PASSWORD_TOO_PERSONAL = auto()
     PASSWORD_TOO_SHORT = auto()
+    PASSWORD_UNCHANGED = auto()
     PREFLIGHT_REFUSED = auto()
     VALIDATION_FAILED = auto()
     # not now

@@ -74,10 +74,11 @@ class OAuth2Route(APIRoute):
 def answer_refusal(request: Request, refusal: Refusal) -> JSONResponse:
     note_refusal(request, refusal)
     problem = PROBLEMS[refusal.reason]
-    if problem.retry_after is None:
+    retry_after = refusal.members.get("retry_after", problem.retry_after)
+    if retry_after is None:
         return oauth2_answer("invalid_grant", problem.detail)
     answer = oauth2_answer("temporarily_unavailable", problem.detail, problem.status)
-    answer.headers["Retry-After"] = str(problem.retry_after)
+    answer.headers["Retry-After"] = str(retry_after)
     return answer
 
 
@@ -87,18 +88,19 @@ def oauth2_answer(error: str, description: str, status: int = 400) -> JSONRespon
 
 router = APIRouter(prefix="/auth", tags=["tokens"], route_class=OAuth2Route)
 
+LATER: dict[str, Any] = {
+    "model": OAuth2Problem,
+    "description": "Try again after `Retry-After` seconds",
+    "headers": RETRY_AFTER,
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": OAuth2Problem, "description": "The request or its credentials are not valid"},
-    503: {
-        "model": OAuth2Problem,
-        "description": "Try again after `Retry-After` seconds",
-        "headers": RETRY_AFTER,
-    },
+    503: LATER,
     **problems(Reason.CROSS_ORIGIN, Reason.CONTENT_TOO_LARGE),
 }
 
 
-@router.post("/token", responses=ERRORS)
+@router.post("/token", responses=ERRORS | {429: LATER})
 async def token(
     request: Request,
     response: Response,
