@@ -162,12 +162,11 @@ def with_alembic(work: Callable[[Any, "Config"], object]) -> None:
 def create_admin(arguments: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
-    from app.core.client import HERE
     from app.models.user import UserCreate
-    from app.services.accounts import create_user, promote
+    from app.services.console import create_admin, promote
 
     email = read_email(arguments.email)
-    if with_backend(lambda backend: asyncio.run(promote(backend, email, HERE))):
+    if with_backend(lambda backend: asyncio.run(promote(backend, email))):
         print(f"{email} had an account, and is an administrator now.")
         return
     password = read_password()
@@ -178,7 +177,7 @@ def create_admin(arguments: argparse.Namespace) -> None:
             name = ".".join(str(part) for part in problem["loc"])
             print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         sys.exit(1)
-    with_backend(lambda backend: asyncio.run(create_user(backend, new_user, HERE)))
+    with_backend(lambda backend: asyncio.run(create_admin(backend, new_user)))
     print(f"{new_user.email} is an administrator and can log in.")
 
 
@@ -204,9 +203,8 @@ def read_password() -> str:
 
 
 def reset_link(arguments: argparse.Namespace) -> None:
-    from app.core.client import HERE
     from app.core.config import load_settings
-    from app.services.recovery import make_reset_link
+    from app.services.console import make_reset_link
 
     email = read_email(arguments.email)
     settings = load_settings()
@@ -215,7 +213,7 @@ def reset_link(arguments: argparse.Namespace) -> None:
             "PUBLIC_URL is missing: put there where this service is reached, such as "
             "https://auth.example.com, so that the link leads there."
         )
-    link = with_backend(lambda backend: asyncio.run(make_reset_link(backend, email, HERE)))
+    link = with_backend(lambda backend: asyncio.run(make_reset_link(backend, email)))
     if link is None:
         sys.exit(f"There is no account with the address {email}.")
     print(f"It works once, for an hour:\n{link}")
@@ -254,7 +252,11 @@ def explain(refusal: "Refusal", settings: "Settings") -> str:
         Reason.PASSWORD_TOO_SHORT: f"The password needs {settings.password_min_length} characters "
         "or more (PASSWORD_MIN_LENGTH).",
         Reason.PASSWORD_TOO_COMMON: "Many people use that password: choose another one.",
-        Reason.EMAIL_TAKEN: "There is an account with this address already.",
+        Reason.PASSWORD_TOO_PERSONAL: "The password is made of an address, a name or a word of "
+        "this service's: choose another one.",
+        Reason.PASSWORD_BREACHED: "The password is in BREACHED_PASSWORDS_FILE: choose another one.",
+        Reason.FORBIDDEN: "The account is disabled: an administrator has to enable it first.",
+        Reason.EMAIL_TAKEN: "Somebody has just signed up with this address: try once more.",
         Reason.NOT_READY: "The database lacks migrations: run `python -m app migrate`.",
         Reason.DATABASE_UNAVAILABLE: "The database does not answer: `python -m app doctor` "
         "says more.",

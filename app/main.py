@@ -30,7 +30,7 @@ from app.services.upkeep import Upkeep
 DESCRIPTION = """
 Sign up, log in, stay logged in safely, log out.
 
-**Try it here.** Run `POST /auth/register`, then `POST /auth/login`: the browser now holds two
+**Try it here.** Run `POST /auth/register`, then `POST /auth/login`: the browser now holds
 HTTP-only cookies, and everything under `/users/me` works. Or press *Authorize* to log in as a
 program does, with Bearer tokens.
 

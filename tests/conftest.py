@@ -34,6 +34,7 @@ from app.db.session import Database, create_database_engine  # noqa: E402
 from app.main import create_app  # noqa: E402
 from tests.links import MAIL  # noqa: E402
 from tests.mailbox import Mailbox, smtp_server  # noqa: E402
+from tests.people import sign_up_and_in  # noqa: E402
 from tests.postgres import fresh_database, postgres_server, share_with_workers  # noqa: E402
 
 AppFactory = Callable[..., FastAPI]
@@ -145,6 +146,13 @@ def make_mailing_client(database_url: str) -> Iterator[ClientFactory]:
 @pytest.fixture
 def mailing_client(make_mailing_client: ClientFactory) -> TestClient:
     return make_mailing_client()
+
+
+@pytest.fixture
+def ada(mailing_client: TestClient) -> TestClient:
+    """Her browser, logged in."""
+    sign_up_and_in(mailing_client)
+    return mailing_client
 
 
 @pytest.fixture

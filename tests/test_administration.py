@@ -795,6 +795,14 @@ def test_a_deleted_account_is_gone_with_everything(ada: TestClient, bob: TestCli
     assert refused_as(who_am_i(phone)) == (401, "session_revoked")
 
 
+@pytest.mark.proves("7.5.1", "AZ-03")
+def test_ones_own_account_goes_with_the_password_only(ada: TestClient, bob: TestClient) -> None:
+    change(ada, BOB, is_admin=True)
+    assert refused_as(ada.delete(url_of(ada, ADA))) == (409, "own_account")
+    assert who_am_i(ada).status_code == 200
+    assert leave(ada, ADA).status_code == 204
+
+
 # The last administrator
 
 
@@ -806,15 +814,11 @@ def disable(client: TestClient, person: dict[str, str]) -> Response:
     return change(client, person, is_active=False)
 
 
-def remove(client: TestClient, person: dict[str, str]) -> Response:
-    return client.delete(url_of(client, person))
-
-
 def leave(client: TestClient, person: dict[str, str]) -> Response:
     return client.post(f"{USERS}/me/delete", json={"password": person["password"]})
 
 
-ENDS: list[Callable[[TestClient, dict[str, str]], Response]] = [demote, disable, remove, leave]
+ENDS: list[Callable[[TestClient, dict[str, str]], Response]] = [demote, disable, leave]
 for_every_end = pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
 
 

@@ -26,7 +26,7 @@ from tests.operations import (
     Operation,
 )
 from tests.people import ADA, BOB, bearer, get_tokens, log_in, register, sign_up_and_in, who_am_i
-from tests.rows import all_logins, all_users
+from tests.rows import all_logins, all_users, change_user
 
 MEGABYTE = 1_000_000
 LARGEST_BODY = 64 * 1024
@@ -105,9 +105,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def ada(client: TestClient) -> Json:
-    """She is signed up and in, by the client's cookies. Returns the answer to her log-in."""
-    return sign_up_and_in(client)
+def ada(client: TestClient, database: Database) -> Json:
+    """An administrator, so that nothing is refused for who she is. She is logged in by the
+    client's cookies. Returns the answer to her log-in.
+    """
+    started = sign_up_and_in(client)
+    change_user(database, ADA["email"], is_admin=True)
+    return started
 
 
 @contextmanager
@@ -167,7 +171,14 @@ def test_a_body_that_is_no_json_object_is_refused(
 ) -> None:
     with nothing_changes(database):
         for operation in JSON_OPERATIONS:
+            if body == b"{}" and not required(operation):
+                continue  # a change of nothing
             assert_clear_refusal(send_json(client, operation, body), operation)
+
+
+def required(operation: Operation) -> list[str]:
+    found: list[str] = operation.schema.get("required", [])
+    return found
 
 
 @pytest.mark.proves("1.5.3", "IN-04")
@@ -246,22 +257,25 @@ def test_a_compressed_body_is_not_unpacked(
 @on_both_databases
 @pytest.mark.parametrize("value", NO_TEXTS.values(), ids=NO_TEXTS)
 def test_a_field_of_another_type_is_refused(
-    client: TestClient, database: Database, value: str
+    client: TestClient, database: Database, ada: Json, value: str
 ) -> None:
     with nothing_changes(database):
         for operation in JSON_OPERATIONS:
-            for name in operation.schema["properties"]:
+            for name, described in operation.schema["properties"].items():
+                if value == "true" and "boolean" in str(described):
+                    continue
                 answer = send_json(client, operation, body_with(operation, name, value))
+                assert answer.status_code in (400, 422), (operation.name, name)
                 assert_clear_refusal(answer, operation)
 
 
 @pytest.mark.proves("2.2.1")
 def test_a_required_field_is_neither_left_out_nor_null_nor_empty(
-    client: TestClient, database: Database
+    client: TestClient, database: Database, ada: Json
 ) -> None:
     with nothing_changes(database):
         for operation in JSON_OPERATIONS:
-            for name in operation.schema["required"]:
+            for name in required(operation):
                 without = {key: value for key, value in operation.example.items() if key != name}
                 for body in (without, without | {name: None}):
                     answer = send_json(client, operation, json.dumps(body))
@@ -273,9 +287,15 @@ def test_a_required_field_is_neither_left_out_nor_null_nor_empty(
 
 @pytest.mark.proves("8.2.3", "15.3.3", "MA-01")
 @pytest.mark.parametrize("name", UNKNOWN_FIELDS, ids=ascii)
-def test_an_unknown_field_is_refused(client: TestClient, database: Database, name: str) -> None:
+def test_an_unknown_field_is_refused(
+    client: TestClient, database: Database, ada: Json, name: str
+) -> None:
+    """What administrators may decide about others, they alone may."""
     with nothing_changes(database):
         for operation in JSON_OPERATIONS:
+            if name in operation.schema["properties"]:
+                assert operation.name in ("invite_user", "change_user")
+                continue
             body = json.dumps(operation.example | {name: True})
             answer = send_json(client, operation, body)
             assert_clear_refusal(answer, operation)
@@ -308,7 +328,7 @@ def test_an_unknown_field_is_refused(client: TestClient, database: Database, nam
     ids=ascii,
 )
 def test_a_text_that_its_field_does_not_take_is_refused(
-    client: TestClient, database: Database, name: str, value: str
+    client: TestClient, database: Database, ada: Json, name: str, value: str
 ) -> None:
     """PostgreSQL stores no NUL, and a line break in an address reaches the heads of mails."""
     with nothing_changes(database):
@@ -320,7 +340,7 @@ def test_a_text_that_its_field_does_not_take_is_refused(
 
 
 @pytest.mark.proves("16.5.1")
-def test_a_refusal_holds_nothing_of_what_was_sent(client: TestClient) -> None:
+def test_a_refusal_holds_nothing_of_what_was_sent(client: TestClient, ada: Json) -> None:
     """A validation error of the framework would show the password."""
     secret = "correct horse battery staple"
     for operation in JSON_OPERATIONS:
@@ -368,7 +388,7 @@ def test_a_body_of_unknown_length_is_refused_when_it_is_too_large(
         assert_clear_refusal(answer, operation)
 
 
-def test_the_largest_body_is_read_and_one_byte_more_is_not(client: TestClient) -> None:
+def test_the_largest_body_is_read_and_one_byte_more_is_not(client: TestClient, ada: Json) -> None:
     for operation in JSON_OPERATIONS:
         body = json.dumps({"email": ""}).ljust(LARGEST_BODY)
         assert send_json(client, operation, body).status_code == 422

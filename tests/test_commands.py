@@ -17,8 +17,10 @@ from fastapi.testclient import TestClient
 from app.cli import main as command_line
 from app.core.config import Settings
 from app.main import create_app
+from tests.links import database_of, reset
 from tests.mailbox import smtp_server
-from tests.people import ADA, get_tokens
+from tests.people import ADA, get_tokens, log_in, register
+from tests.rows import change_user
 
 ROOT = Path(__file__).parents[1]
 SECRET = secrets.token_hex(32)
@@ -146,6 +148,56 @@ def test_an_administrator_needs_a_good_password(
 ) -> None:
     type_password(monkeypatch, "shortish")
     assert "15 characters" in last_words(["create-admin", ADA["email"]])
+
+
+def test_whoever_only_signed_up_with_the_address_does_not_become_an_administrator(
+    configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody could have, and would wait for this. The password that is typed here counts."""
+    planted = ADA | {"password": "somebody else's words"}
+    with TestClient(create_app(Settings())) as client:
+        register(client, planted)
+        get_tokens(client, planted)
+    type_password(monkeypatch, ADA["password"])
+    assert main(["create-admin", ADA["email"]]) == 0
+    with TestClient(create_app(Settings())) as client:
+        assert log_in(client, planted).status_code == 401
+        me = log_in(client).json()["user"]
+    assert (me["is_admin"], me["email_verified"]) == (True, True)
+
+
+def test_a_disabled_account_is_made_no_administrator_and_gets_no_link(
+    configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TestClient(create_app(Settings())) as client:
+        register(client)
+        change_user(database_of(client), ADA["email"], is_active=False)
+    assert "disabled" in last_words(["create-admin", ADA["email"]])
+    assert "disabled" in last_words(["reset-link", ADA["email"]])
+
+
+def test_a_link_to_hand_over_works(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUBLIC_URL", "https://auth.example.com")
+    with TestClient(create_app(Settings())) as client:
+        register(client)
+        assert main(["reset-link", ADA["email"].upper()]) == 0
+        address, _, token = capsys.readouterr().out.split()[-1].partition("#token=")
+        assert address == "https://auth.example.com/account/reset-password"
+        assert reset(client, token, "seven loud geese on ice").status_code == 204
+
+
+def test_a_link_for_nobody_is_none(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBLIC_URL", "https://auth.example.com")
+    assert "no account" in last_words(["reset-link", ADA["email"]])
+
+
+def test_a_link_that_would_lead_nowhere_is_none(
+    configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEBUG", "false")
+    assert "PUBLIC_URL" in last_words(["reset-link", ADA["email"]])
 
 
 def test_somebody_who_has_an_account_becomes_an_administrator_and_keeps_the_password(

@@ -21,7 +21,7 @@ from tests.conftest import ClientFactory
 from tests.jars import other_browser
 from tests.links import database_of, mint, outbox, verify
 from tests.people import ADA, BOB, log_in, register, sign_up_and_in
-from tests.rows import change_user, statements
+from tests.rows import change_user, statements, the_user
 
 SAMPLES = 20
 NOBODY = {"email": "nobody@example.com", "password": "a teapot full of gravel"}
@@ -149,7 +149,6 @@ def test_the_right_password_of_an_unverified_or_disabled_account_helps_nobody(
     assert work_of(client, hashing, lambda: log_in(client, BOB)) == of_nobody
 
 
-@pytest.mark.proves("6.3.8", "EN-02")
 @pytest.mark.parametrize(("kind", "one", "other"), PAIRS)
 def test_the_times_are_measured(
     client: TestClient,
@@ -169,7 +168,6 @@ def test_the_times_are_measured(
     medians = " / ".join(f"{statistics.median(taken):.1f}" for taken in times.values())
     with capsys.disabled():
         print(f"\n{kind}: {one} / {other}: medians {medians} ms, slower in {slower:.0%}", end="")
-    assert all(len(taken) == SAMPLES for taken in times.values())
 
 
 # Signing up where addresses are verified
@@ -204,6 +202,15 @@ def test_signing_up_again_replaces_the_password_of_an_address_never_verified(
     assert (answer.status_code, answer.json()["user"]["full_name"]) == (200, "Bob")
 
 
+def test_nobody_keeps_an_address_from_signing_up_by_asking_for_its_mails(
+    make_mailing_client: ClientFactory,
+) -> None:
+    client = make_mailing_client(require_verified_email=True, mails_per_address=1)
+    for kind in ("verify", "forgot"):
+        asked(client, kind, "nobody")
+    assert register(client, NOBODY).status_code == 202
+
+
 def test_signing_up_again_changes_nothing_about_a_verified_account(client: TestClient) -> None:
     register(client, ADA | {"password": "somebody else's words"}, full_name="Eve")
     answer = log_in(client, ADA)
@@ -227,6 +234,13 @@ def test_nobody_signs_up_in_the_place_of_somebody_invited(client: TestClient) ->
     register(client, BOB | {"password": "somebody else's words"})
     verify(client, mint(client, Purpose.VERIFY_EMAIL, BOB["email"]))
     assert log_in(client, BOB | {"password": "somebody else's words"}).status_code == 401
+
+
+def test_nobody_signs_up_in_the_place_of_an_administrator(client: TestClient) -> None:
+    change_user(database_of(client), BOB["email"], is_admin=True)
+    before = the_user(database_of(client), BOB["email"]).model_dump()
+    register(client, BOB | {"password": "somebody else's words"})
+    assert the_user(database_of(client), BOB["email"]).model_dump() == before
 
 
 @pytest.mark.proves("EM-08", "15.4.2")

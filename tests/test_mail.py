@@ -406,7 +406,7 @@ def wait_for_lock(session: Session) -> None:
     """Until somebody waits for what this transaction holds."""
     mine = "SELECT pg_backend_pid()"
     waiting = text(f"SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> ({mine})")
-    deadline = time.monotonic() + 4  # less than the other one waits
+    deadline = time.monotonic() + 4.9  # the other one waits for 5 seconds
     while not session.connection().execute(waiting).scalar():
         assert time.monotonic() < deadline, "nobody waits"
 

@@ -188,14 +188,13 @@ def test_the_longest_password_is_looked_through_at_once(client: TestClient, leng
 @pytest.mark.proves("6.2.4", "6.2.11")
 def test_the_command_line_refuses_them_too(make_client: ClientFactory) -> None:
     """An administrator's password least of all."""
-    from app.core.client import HERE
     from app.models.user import UserCreate
-    from app.services import accounts
+    from app.services import console
 
     backend: Backend = make_client().app.state.backend  # type: ignore[attr-defined]
     person = UserCreate(email="root@example.com", password="root.example.2026")
     with pytest.raises(Refusal) as refused:
-        asyncio.run(accounts.create_user(backend, person, HERE))
+        asyncio.run(console.create_admin(backend, person))
     assert refused.value.reason is Reason.PASSWORD_TOO_PERSONAL
 
 

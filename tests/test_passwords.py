@@ -26,10 +26,11 @@ from app.core.passwords import (
 )
 from app.core.refusals import Reason, Refusal
 from app.db.session import Database
+from app.models.mail import Purpose
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import other_browser
-from tests.links import database_of
+from tests.links import database_of, mint, reset
 from tests.people import ADA, log_in, register, who_am_i
 from tests.rows import (
     all_logins,
@@ -550,6 +551,11 @@ def damaged_hash(client: TestClient, database: Database) -> dict[str, str]:
     return ADA
 
 
+def after_a_reset(client: TestClient, database: Database) -> dict[str, str]:
+    reset(client, mint(client, Purpose.RESET_PASSWORD), "seven old clocks in a row")
+    return ADA
+
+
 def test_the_first_unknown_address_after_a_start_costs_no_more_than_later_ones(
     make_client: ClientFactory, hashes: list[str]
 ) -> None:
@@ -561,7 +567,7 @@ def test_the_first_unknown_address_after_a_start_costs_no_more_than_later_ones(
 
 
 failures = pytest.mark.parametrize(
-    "failure", [nobody, wrong_password, disabled, without_password, damaged_hash]
+    "failure", [nobody, wrong_password, disabled, without_password, damaged_hash, after_a_reset]
 )
 
 

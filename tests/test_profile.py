@@ -19,6 +19,7 @@ from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory
 from tests.jars import copied_jar, held, other_browser
 from tests.links import all_tokens, database_of, forgot, mint, outbox, reset, verify
+from tests.mailbox import Mailbox
 from tests.people import (
     ADA,
     BOB,
@@ -36,13 +37,6 @@ ME = "/api/v1/users/me"
 NEW = "seven loud geese on ice"
 AFTER = ADA | {"password": NEW}
 NEW_ADDRESS = "ada.king@example.com"
-
-
-@pytest.fixture
-def ada(mailing_client: TestClient) -> TestClient:
-    """Her browser, logged in."""
-    sign_up_and_in(mailing_client)
-    return mailing_client
 
 
 def change_password(
@@ -415,6 +409,42 @@ def test_a_confirmation_lives_an_hour(ada: TestClient) -> None:
 def test_a_new_address_ends_no_login(ada: TestClient) -> None:
     confirm(ada, link_to(ada, NEW_ADDRESS))
     assert refresh(ada).status_code == 200
+
+
+@pytest.mark.proves("PW-05")
+def test_a_wish_for_a_new_address_does_not_outlive_a_change_of_the_password(
+    ada: TestClient,
+) -> None:
+    """Between the password that was confirmed and the wish that is written, it changes."""
+    backend = ada.app.state.backend  # type: ignore[attr-defined]
+    user = the_user(database_of(ada), ADA["email"])
+    change_password(ada)
+    with pytest.raises(Refusal) as refused:
+        database_of(ada).run_write(
+            profile.enqueue_confirmation, backend, user, "thief@example.com", HERE
+        )
+    assert refused.value.reason is Reason.WRONG_PASSWORD
+    assert ("confirm_email", "thief@example.com") not in outbox(ada)
+
+
+@pytest.mark.proves("HH-01", "CS-FP-HOST")
+@pytest.mark.parametrize("header", ["Host", "X-Forwarded-Host", "Forwarded"])
+def test_no_header_decides_where_a_link_leads(
+    make_client: ClientFactory, mailbox: Mailbox, header: str
+) -> None:
+    client = make_client(**mailbox.settings)
+    evil = {header: "host=evil.example" if header == "Forwarded" else "evil.example"}
+    register(client)
+    log_in(client)
+    json = {"email": ADA["email"]}
+    assert client.post("/api/v1/auth/forgot-password", json=json, headers=evil).status_code == 202
+    wish = {"password": ADA["password"], "email": NEW_ADDRESS}
+    assert client.put(f"{ME}/email", json=wish, headers=evil).status_code == 202
+    messages = mailbox.receive(client)
+    assert len(messages) == 3
+    assert not [message for message in messages if "evil.example" in message.as_string()]
+    pages_url = client.app.state.backend.settings.pages_url  # type: ignore[attr-defined]
+    assert all(link.startswith(f"{pages_url}/") for link in mailbox.links())
 
 
 @pytest.mark.parametrize("email", ["", "x", "a@b@c", "a@example.com\r\nBcc: b@example.com", 5])

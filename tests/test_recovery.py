@@ -25,7 +25,6 @@ from tests.people import (
     log_in,
     refresh,
     register,
-    sign_up_and_in,
     who_am_i,
 )
 from tests.rows import all_logins, change_user, the_user
@@ -33,13 +32,6 @@ from tests.rows import all_logins, change_user, the_user
 NEW = "seven loud geese on ice"
 AFTER = ADA | {"password": NEW}
 REFUSED = (400, "invalid_one_time_token")
-
-
-@pytest.fixture
-def ada(mailing_client: TestClient) -> TestClient:
-    """Her browser, logged in. Nothing waits to be mailed but the link that verifies her address."""
-    sign_up_and_in(mailing_client)
-    return mailing_client
 
 
 # Verifying an address

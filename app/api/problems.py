@@ -61,6 +61,11 @@ PROBLEMS = {
         "Last administrator",
         "This is the only active administrator. Make somebody else one first.",
     ),
+    Reason.OWN_ACCOUNT: Problem(
+        HTTPStatus.CONFLICT,
+        "Own account",
+        "Delete your own account with POST /users/me/delete, which asks for your password.",
+    ),
     Reason.PASSWORD_CHANGE_REQUIRED: Problem(
         HTTPStatus.FORBIDDEN,
         "Password change required",

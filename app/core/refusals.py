@@ -18,6 +18,7 @@ class Reason(StrEnum):
     DEBUG_NOT_LOOPBACK = auto()
     FORBIDDEN = auto()
     LAST_ADMIN = auto()
+    OWN_ACCOUNT = auto()
     PASSWORD_CHANGE_REQUIRED = auto()
     REGISTRATION_CLOSED = auto()
     WRONG_HOST = auto()

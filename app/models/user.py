@@ -140,22 +140,17 @@ class PasswordChange(Input):
     )
 
 
-class EmailChange(Input):
-    password: Password = Field(
-        min_length=1,
-        max_length=LONGEST_PASSWORD,
-        schema_extra={"examples": [EXAMPLE_PASSWORD]},
-    )
-    email: EmailAddress = Field(
-        max_length=LONGEST_EMAIL, schema_extra={"examples": ["ada.king@example.com"]}
-    )
-
-
 class Confirmation(Input):
     password: Password = Field(
         min_length=1,
         max_length=LONGEST_PASSWORD,
         schema_extra={"examples": [EXAMPLE_PASSWORD]},
+    )
+
+
+class EmailChange(Confirmation):
+    email: EmailAddress = Field(
+        max_length=LONGEST_EMAIL, schema_extra={"examples": ["ada.king@example.com"]}
     )
 
 

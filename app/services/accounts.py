@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, update
+from sqlalchemy import and_, delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
@@ -40,8 +40,7 @@ async def register(backend: Backend, new_user: UserCreate, client: Client) -> Us
     await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
     backend.passwords.refuse_if_full()
     if settings.sends_mail:
-        template = Template.VERIFY_EMAIL
-        claims = backend.throttle.ask_for_mail(template, new_user.email, client)
+        claims = backend.throttle.ask_for_mail("sign-up", new_user.email, client)
     else:
         claims = backend.throttle.sign_up(client)
     await backend.database.write(throttle.take, claims, client)
@@ -78,12 +77,13 @@ def insert_or_replace(session: Session, backend: Backend, user: User, client: Cl
         col(User.email) == user.email,
         col(User.email_verified).is_(False),
         col(User.hashed_password) != NO_PASSWORD,  # invited: their mailbox decides
+        col(User.is_admin).is_(False),
     )
     statement = insert(session, User).values(**user.model_dump())
     new = statement.excluded
     replaced = {name: new[name] for name in ("hashed_password", "full_name", "password_changed_at")}
     statement = statement.on_conflict_do_update(
-        index_elements=["email"], set_=replaced, where=never_verified[1] & never_verified[2]
+        index_elements=["email"], set_=replaced, where=and_(*never_verified[1:])
     )
     whose_now = session.connection().execute(statement.returning(col(User.id))).scalar()
     # Under the lock on the user's row, which the courier takes before it makes a token: otherwise
@@ -95,21 +95,6 @@ def insert_or_replace(session: Session, backend: Backend, user: User, client: Cl
     outbox.enqueue(session, backend.settings, Template.VERIFY_EMAIL, user.email, client, new=True)
     event = Event.USER_CREATED if whose_now == user.id else Event.REGISTRATION_REQUESTED
     audit.record(session, event, client, user_id=whose_now)
-
-
-async def create_user(backend: Backend, new_user: UserCreate, client: Client) -> User:
-    """An administrator with a password, by somebody who may use this machine.
-
-    Raises Refusal(EMAIL_TAKEN, BUSY, or why the password is not taken).
-    """
-    await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
-    hashed_password = await backend.passwords.hash(new_user.password)
-    user = User.model_validate(
-        new_user,
-        update={"hashed_password": hashed_password, "is_admin": True, "email_verified": True},
-    )
-    await backend.database.write(insert_user, backend, user, client)
-    return user
 
 
 def insert_user(
@@ -180,11 +165,11 @@ def begin_attempt(
     session: Session, backend: Backend, email: str, client: Client, device: DeviceToken | None
 ) -> tuple[User | None, DeviceToken | None, tuple[Claim, ...]]:
     """Taken before the password is looked at: of many at the same time no more get through."""
-    user = find_by_email(session, email)
+    user, reset_from = find_with_reset(session, email)
     known = device if user and device and is_known(device, user) else None
     if known:
         claims = backend.throttle.known_device(known.device_id)
-    elif user and has_just_reset(session, user, client):
+    elif user and reset_from == client.network:
         claims = backend.throttle.known_device(f"{user.id}:{client.network}")
     else:
         claims = backend.throttle.log_in(email, client)
@@ -197,19 +182,29 @@ def is_known(device: DeviceToken, user: User) -> bool:
     return device.user_id == user.id and device.n >= to_microseconds(user.password_changed_at)
 
 
-def has_just_reset(session: Session, user: User, client: Client) -> bool:
-    """A reset makes every device a stranger, and an attack on the account may still be going on:
+def find_with_reset(session: Session, email: str) -> tuple[User | None, str | None]:
+    """And the network from which they have just reset their password, if they have.
+
+    A reset makes every device a stranger, and an attack on the account may still be going on:
     whoever has read the mail must not be shut out now. Their network stands in for the device.
+    One statement, whether or not there is an account: nobody learns that by the work it takes.
     """
-    since = datetime.now(UTC) - TIME_TO_LOG_IN
-    if user.password_changed_at < since:
-        return False
-    resets = select(AuditEvent.ip_address).where(
-        col(AuditEvent.user_id) == user.id,
-        col(AuditEvent.id) >= lowest_id(since),
-        col(AuditEvent.event) == Event.PASSWORD_RESET,
+    latest_reset = (
+        select(AuditEvent.ip_address)
+        .where(
+            col(AuditEvent.user_id) == User.id,
+            col(AuditEvent.id) >= lowest_id(datetime.now(UTC) - TIME_TO_LOG_IN),
+            col(AuditEvent.event) == Event.PASSWORD_RESET,
+        )
+        .order_by(col(AuditEvent.id).desc())
+        .limit(1)
+        .scalar_subquery()
     )
-    return client.network in [Client(address, "").network for address in session.exec(resets)]
+    row = session.exec(select(User, latest_reset).where(col(User.email) == email)).first()
+    if row is None:
+        return None, None
+    user, address = row
+    return user, None if address is None else Client(address, "").network
 
 
 def may_log_in(backend: Backend, user: User) -> bool:
@@ -277,17 +272,3 @@ def remove(
     audit.record(session, Event.USER_DELETED, client, user_id=user.id, actor_id=actor_id)
     outbox.enqueue(session, backend.settings, Template.ACCOUNT_DELETED, user.email, client)
     session.connection().execute(delete(User).where(col(User.id) == user.id))
-
-
-async def promote(backend: Backend, email: str, client: Client) -> bool:
-    """Make the account with this address an administrator; False where there is none."""
-    return await backend.database.write(set_admin, email, client)
-
-
-def set_admin(session: Session, email: str, client: Client) -> bool:
-    user = find_by_email(session, email)
-    if user is None:
-        return False
-    user.is_admin = True
-    audit.record(session, Event.ADMIN_GRANTED, client, user_id=user.id)
-    return True

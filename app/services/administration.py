@@ -159,7 +159,12 @@ def delete_logins(session: Session, user_id: UUID, client: Client, admin: User) 
 
 
 async def delete(backend: Backend, user_id: UUID, client: Client, *, admin: User) -> None:
-    """Raises Refusal(NOT_FOUND or LAST_ADMIN)."""
+    """Not one's own: that asks for the password (ASVS 5.0, 7.5.1).
+
+    Raises Refusal(NOT_FOUND, LAST_ADMIN or OWN_ACCOUNT).
+    """
+    if user_id == admin.id:
+        raise Refusal(Reason.OWN_ACCOUNT)
     await backend.database.write(delete_user, backend, user_id, client, admin)
 
 

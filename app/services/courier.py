@@ -3,7 +3,8 @@
 Every process has a courier, and the database keeps them apart: to claim a mail is to make it due
 again later, after the longest time that sending it may take. Whoever dies meanwhile, or fails,
 has only delayed it; who sends it deletes it. So a mail is never lost, at most one attempt is
-under way at a time, and it comes twice only where a process dies between the two.
+under way at a time, and it comes twice only where nobody learned that it was sent: the server's
+last word was lost, or the process died, or the database did, before the row was deleted.
 
 What a mail has to be is decided here and not in the request that asked for it: there, the answer
 or its time would tell who has an account.
@@ -133,7 +134,7 @@ class Courier:
                     self._abandon(now)
                     continue
                 carrier = self._connected()
-                mail = self._database.run_write(claim, now)
+                mail = self._database.run_write(claim, datetime.now(UTC))
                 if mail is None:  # others took what was due
                     break
                 sent += self._deliver(mail, carrier)

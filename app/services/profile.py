@@ -86,6 +86,7 @@ async def ask_to_change_email(
 def enqueue_confirmation(
     session: Session, backend: Backend, user: User, email: str, client: Client
 ) -> None:
+    accounts.lock_unchanged(session, user)  # or the wish would outlive a change of the password
     template = Template.CONFIRM_EMAIL
     claims = backend.throttle.ask_for_mail(template, email, client)
     throttle.take(session, claims, client, user_id=user.id)
@@ -141,7 +142,9 @@ def collect(session: Session, current: Current, client: Client) -> AccountExport
     theirs = select(Login).where(col(Login.user_id) == user.id).order_by(col(Login.id))
     links = select(OneTimeToken).where(col(OneTimeToken.user_id) == user.id)
     mails = select(Mail).where(or_(col(Mail.user_id) == user.id, col(Mail.recipient) == user.email))
-    events = select(AuditEvent).where(col(AuditEvent.user_id) == user.id)
+    events = select(AuditEvent).where(
+        or_(col(AuditEvent.user_id) == user.id, col(AuditEvent.actor_id) == user.id)
+    )
     return AccountExport(
         user=UserPublic.model_validate(user),
         sessions=[

@@ -14,7 +14,7 @@ from app.models.audit import Event
 from app.models.login import Login
 from app.models.mail import Purpose, Template
 from app.models.user import User
-from app.services import accounts, audit, logins, one_time_tokens, outbox, throttle
+from app.services import audit, logins, one_time_tokens, outbox, throttle
 from app.services.backend import Backend
 
 
@@ -41,20 +41,6 @@ def ask(
     throttle.take(session, backend.throttle.ask_for_mail(template, email, client), client)
     outbox.enqueue(session, backend.settings, template, email, client)
     audit.record(session, event, client)
-
-
-async def make_reset_link(backend: Backend, email: str, client: Client) -> str | None:
-    """For an operator to hand over, where mail does not reach somebody. None: no such account."""
-    token = await backend.database.write(mint_reset_token, email, client)
-    return token and f"{backend.settings.pages_url}/reset-password#token={token}"
-
-
-def mint_reset_token(session: Session, email: str, client: Client) -> str | None:
-    user = accounts.find_by_email(session, email)
-    if user is None:
-        return None
-    audit.record(session, Event.PASSWORD_RESET_REQUESTED, client, user_id=user.id)
-    return one_time_tokens.mint(session, user.id, Purpose.RESET_PASSWORD, email)
 
 
 async def verify_email(backend: Backend, token: str, client: Client) -> None:
@@ -84,8 +70,12 @@ async def reset_password(backend: Backend, token: str, password: str, client: Cl
 
 
 def find_owner(session: Session, token: str) -> User:
+    """Raises Refusal(INVALID_ONE_TIME_TOKEN)."""
     found = one_time_tokens.find(session, token, Purpose.RESET_PASSWORD)
-    return session.exec(select(User).where(col(User.id) == found.user_id)).one()
+    owner = session.exec(select(User).where(col(User.id) == found.user_id)).first()
+    if owner is None:  # deleted just now
+        raise Refusal(Reason.INVALID_ONE_TIME_TOKEN)
+    return owner
 
 
 def replace_password(

@@ -27,7 +27,6 @@ from app.core.refusals import Reason, Refusal
 from app.db.upsert import insert
 from app.models.audit import Event
 from app.models.budget import Budget
-from app.models.mail import Template
 from app.models.user import User
 from app.services import audit
 
@@ -98,13 +97,13 @@ class Throttle:
         """What counts guesses at somebody's password, wherever they come from."""
         return (self._claim(self._account, user.email), *self.confirm_password(user.id))
 
-    def ask_for_mail(self, template: Template, email: str, client: Client) -> tuple[Claim, ...]:
+    def ask_for_mail(self, what: str, email: str, client: Client) -> tuple[Claim, ...]:
         """Nobody's mailbox is flooded, and no network floods many.
 
-        Each kind of mail has its own budget: whoever spends one on somebody else has just mailed
-        them what they could ask for, and keeps them from nothing.
+        what: signing up, or the mail that is asked for. Each has its own budget: whoever spends
+        one on somebody else has just mailed them what they could ask for themselves.
         """
-        return (self._claim(self._address, f"{template}:{email}"), *self.sign_up(client))
+        return (self._claim(self._address, f"{what}:{email}"), *self.sign_up(client))
 
     def sign_up(self, client: Client) -> tuple[Claim, ...]:
         return (self._claim(self._sign_up_network, client.network),)

@@ -2,30 +2,21 @@
 
 import ast
 import re
-import secrets
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
-from sqlmodel import Session
 
 from app.core import smtp
 from app.core.config import Settings
 from app.db import session as database_module
 from app.db.session import Database
-from app.main import create_app
-from app.models.mail import Purpose
-from app.services import courier, upkeep
+from app.services import courier
 from tests.conftest import make_settings
-from tests.links import mint, reset
-from tests.people import ADA, BOB, log_in, log_out, refresh, register, sign_up_and_in
+from tests.people import log_in, refresh, register, sign_up_and_in
 from tests.proof import ROOT
-from tests.rows import change_user, execute
-from tests.security.document import sections, table
+from tests.security.document import table
 
 
 @pytest.mark.proves("13.1.1", "13.2.4")
@@ -107,70 +98,3 @@ def test_no_transaction_stays_open_between_requests(client: TestClient, database
     sign_up_and_in(client)
     refresh(client)
     assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-
-
-# With little
-
-
-@pytest.fixture
-def humble(postgresql_url: str) -> Iterator[str]:
-    """The same database, by a role that has what docs/security.md grants and no more."""
-    role, password = f"service_{secrets.token_hex(4)}", secrets.token_hex(16)
-    owner = Database(make_settings(postgresql_url))
-    if not owner.run_read(may_create_roles):
-        pytest.skip("the user of TEST_DATABASE_URL may create no roles")
-    [sql] = re.findall(r"```sql\n(.*?)```", sections()["Communication"], re.DOTALL)
-    for statement in sql.replace("auth_service", role).replace("'…'", f"'{password}'").split(";"):
-        if statement.strip():
-            owner.run_write(execute, text(statement))
-    yield owner.engine.url.set(username=role, password=password).render_as_string(False)
-    owner.run_write(execute, text(f"DROP OWNED BY {role}"))
-    owner.run_write(execute, text(f"DROP ROLE {role}"))
-    owner.close()
-
-
-def may_create_roles(session: Session) -> bool:
-    asked = text("SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user")
-    return bool(session.connection().execute(asked).scalar_one())
-
-
-@pytest.mark.proves("13.2.2")
-def test_the_service_needs_to_read_and_write_rows_and_no_more(humble: str) -> None:
-    app = create_app(make_settings(humble))
-    backend = app.state.backend
-    with TestClient(app, base_url="https://testserver") as client:
-        assert client.get("/health/ready").status_code == 200
-        sign_up_and_in(client)
-        assert refresh(client).status_code == 200
-        change_user(backend.database, ADA["email"], is_admin=True)
-        assert client.get("/api/v1/users").status_code == 200
-        assert client.get("/api/v1/audit-events").status_code == 200
-        assert client.get("/api/v1/users/me/export").status_code == 200
-        assert register(client, BOB).status_code == 201
-        password = "eleven quiet otters swimming"
-        token = mint(client, Purpose.RESET_PASSWORD, BOB["email"])
-        assert reset(client, token, password).status_code == 204
-        assert log_in(client, BOB | {"password": password}).status_code == 200
-        assert client.post("/api/v1/users/me/delete", json={"password": password}).is_success
-        assert log_out(client).status_code == 204
-        upkeep.purge(backend.database, backend.settings)
-
-
-FORBIDDEN = {
-    "drop": "DROP TABLE users",
-    "create": "CREATE TABLE mine (id int)",
-    "alter": "ALTER TABLE users DROP COLUMN email",
-    "truncate": "TRUNCATE audit_events",
-    "rewrite history": "UPDATE audit_events SET result = 'success'",
-    "untie history": "ALTER TABLE audit_events DISABLE TRIGGER ALL",
-    "become somebody": "SET ROLE postgres",
-}
-
-
-@pytest.mark.proves("13.2.2", "16.4.2")
-@pytest.mark.parametrize("statement", FORBIDDEN.values(), ids=FORBIDDEN)
-def test_whoever_takes_the_service_over_cannot(humble: str, statement: str) -> None:
-    database = Database(make_settings(humble))
-    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
-        database.run_write(execute, text(statement))
-    database.close()

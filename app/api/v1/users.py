@@ -106,14 +106,15 @@ async def change_user(
     "/{user_id:other}",
     status_code=status.HTTP_204_NO_CONTENT,
     response_class=Response,
-    responses=problems(*ONE_USER, Reason.LAST_ADMIN, *UNSAFE),
+    responses=problems(*ONE_USER, Reason.OWN_ACCOUNT, Reason.LAST_ADMIN, *UNSAFE),
 )
 async def delete_user(
     user_id: UUID, admin: CurrentAdmin, backend: BackendDep, client: ClientDep
 ) -> None:
     """Delete somebody's account, and everything that is stored about them.
 
-    A mail tells them. The audit trail stays: it holds ids and no names.
+    A mail tells them. The audit trail stays: it holds ids and no names. Your own goes with
+    `POST /users/me/delete`, which asks for your password.
     """
     await administration.delete(backend, user_id, client, admin=admin)
 
