@@ -311,7 +311,8 @@ ACTIONS = {
 
 
 def test_everything_that_can_happen_is_tried() -> None:
-    assert {action.event for action in ACTIONS.values()} == {*Event}
+    """But for what the courier does: tests/test_mail.py."""
+    assert {action.event for action in ACTIONS.values()} == {*Event} - {Event.LINK_SENT}
 
 
 def ids(on: Stage, before: dict[str, UUID]) -> dict[str, UUID]:

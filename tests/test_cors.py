@@ -202,7 +202,7 @@ def test_an_unexpected_error_can_be_read_too(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CS-10: Starlette's own 500 comes from outside of CORS."""
-    monkeypatch.setattr("app.services.accounts.authenticate", fail)
+    monkeypatch.setattr("app.services.authentication.authenticate", fail)
     answer = client.post("/api/v1/auth/login", json=ADA, headers={"Origin": FRONT_END})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert_granted(answer)

@@ -474,8 +474,8 @@ def test_the_token_endpoint_fails_as_rfc_6749_says(
 
 
 FAILING = [
-    ("app.services.accounts.authenticate", log_in),  # in a service
-    ("app.services.accounts.find_with_reset", log_in),  # on a database thread
+    ("app.services.authentication.authenticate", log_in),  # in a service
+    ("app.services.authentication.find_with_reset", log_in),  # on a database thread
     ("app.core.passwords.verify", log_in),  # on a hashing thread
     ("app.services.logins.identify", who_am_i),  # in a dependency
     ("app.core.tokens.read_id", who_am_i),
@@ -511,7 +511,7 @@ def test_an_unexpected_error_at_the_token_endpoint_tells_nothing(
 ) -> None:
     """ER-01."""
     monkeypatch.setattr("app.core.tokens.Tokens.login_of", fail)
-    monkeypatch.setattr("app.services.accounts.authenticate", fail)
+    monkeypatch.setattr("app.services.authentication.authenticate", fail)
     form = {"grant_type": "password", "username": ADA["email"], "password": CANARY, "token": "x"}
     assert_problem(anyone.post(operation.url, data=form), Reason.INTERNAL_ERROR)
 

@@ -155,7 +155,7 @@ def test_an_unexpected_error_is_guarded_and_not_kept(
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("app.services.accounts.authenticate", fail)
+    monkeypatch.setattr("app.services.authentication.authenticate", fail)
     answer = log_in(anyone)
     assert answer.status_code == 500
     assert_guarded(answer)

@@ -199,8 +199,8 @@ def test_tokens_that_are_refused_leave_no_secret(
 
 
 FAILING = [
-    "app.services.accounts.authenticate",
-    "app.services.accounts.find_with_reset",
+    "app.services.authentication.authenticate",
+    "app.services.authentication.find_with_reset",
     "app.core.passwords.verify",
     "app.services.logins.insert_login",
     "app.api.v1.auth.set_cookies",
@@ -384,7 +384,7 @@ def test_an_unexpected_error_is_an_error_in_the_access_line(
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("app.services.accounts.authenticate", fail)
+    monkeypatch.setattr("app.services.authentication.authenticate", fail)
     log_in(client)
     (line,) = journal.requests
     assert (line["level"], line["status"], line["code"]) == ("error", 500, "internal_error")

@@ -18,6 +18,7 @@ from app.core.refusals import Reason, Refusal
 from app.core.smtp import Unreachable
 from app.main import create_app
 from app.models import User
+from app.models.audit import Event
 from app.models.mail import Mail, OneTimeToken, Purpose, Template
 from app.services import courier, outbox
 from app.services.accounts import insert_or_replace
@@ -26,6 +27,7 @@ from app.services.courier import GIVE_UP, LEASE, LONGEST_PAUSE, claim, deliver_d
 from app.services.letters import Letter
 from app.services.recovery import set_password
 from tests.conftest import ClientFactory, make_settings
+from tests.links import forgot
 from tests.mailbox import (
     Mailbox,
     database_of,
@@ -35,8 +37,8 @@ from tests.mailbox import (
     waiting,
     write_to,
 )
-from tests.people import ADA, BOB, log_in, register
-from tests.rows import change_user, execute, statements, the_user
+from tests.people import ADA, BOB, log_in, register, sign_up_and_in
+from tests.rows import audited, change_user, execute, statements, the_user
 from tests.test_logs import Journal
 
 VERIFY = "/api/v1/auth/verify-email"
@@ -409,6 +411,27 @@ def wait_for_lock(session: Session) -> None:
     deadline = time.monotonic() + 4.9  # the other one waits for 5 seconds
     while not session.connection().execute(waiting).scalar():
         assert time.monotonic() < deadline, "nobody waits"
+
+
+@pytest.mark.proves("16.3.1")
+def test_the_owner_of_an_account_sees_who_asked_for_a_link(
+    client: TestClient, mailbox: Mailbox
+) -> None:
+    sign_up_and_in(client)
+    mailbox.receive(client)
+    request = forgot(client)
+    forgot(client, "nobody@example.com")
+    mailbox.refusals["DATA"] = "451 4.3.0 try again"
+    mailbox.receive(client)  # an attempt that fails is no second link to its owner
+    activity = client.get("/api/v1/users/me/activity").json()["items"]
+    sent = [event for event in activity if event["event"] == "link_sent"]
+    assert [event["details"] for event in sent] == [
+        {"template": "reset_password"},
+        {"template": "verify_email"},
+    ]
+    assert sent[0]["ip_address"] == "testclient"
+    trail = audited(database_of(client), Event.LINK_SENT)
+    assert trail[-1].request_id == request.headers["x-request-id"]
 
 
 # Failures

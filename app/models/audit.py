@@ -37,6 +37,7 @@ class Event(StrEnum):
     EMAIL_VERIFIED = auto()
     EMAIL_CHANGE_REQUESTED = auto()
     EMAIL_CHANGED = auto()
+    LINK_SENT = auto()
     # logins
     LOGIN_STARTED = auto()
     LOGIN_FAILED = auto()

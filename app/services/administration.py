@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, union
+from sqlalchemy import ColumnElement, or_
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
@@ -98,7 +98,7 @@ def apply(
 ) -> User:
     given = changes.model_dump(exclude_unset=True)
     if False in (given.get("is_active"), given.get("is_admin")):
-        keep_an_admin(session, find(session, user_id))
+        accounts.keep_an_admin(session, find(session, user_id))
     user = lock(session, user_id)
     changed = {name: value for name, value in given.items() if getattr(user, name) != value}
     user.sqlmodel_update(changed)
@@ -171,33 +171,8 @@ async def delete(backend: Backend, user_id: UUID, client: Client, *, admin: User
 def delete_user(
     session: Session, backend: Backend, user_id: UUID, client: Client, admin: User
 ) -> None:
-    keep_an_admin(session, find(session, user_id))
+    accounts.keep_an_admin(session, find(session, user_id))
     accounts.remove(session, backend, lock(session, user_id), client, actor_id=admin.id)
-
-
-def keep_an_admin(session: Session, user: User) -> None:
-    """Call it before `user` is demoted, disabled or deleted, in the same transaction.
-
-    Locks the row of every active administrator, and that of `user`, in one order: of two who
-    demote each other at the same moment the second one waits, and is then the last. Somebody who
-    was invited and never came does not count. Raises Refusal(LAST_ADMIN).
-    """
-    active_admin = and_(
-        col(User.is_admin), col(User.is_active), col(User.hashed_password) != NO_PASSWORD
-    )
-    # Two searches by an index: of their OR, SQLite would make a walk through all users.
-    admins_and_user = union(
-        select(User.id).where(active_admin), select(User.id).where(col(User.id) == user.id)
-    )
-    locked = (
-        select(User.id, active_admin)
-        .where(col(User.id).in_(admins_and_user))
-        .order_by(col(User.id))
-        .with_for_update()
-    )
-    admins = [user_id for user_id, counts in session.exec(locked) if counts]
-    if admins == [user.id]:
-        raise Refusal(Reason.LAST_ADMIN)
 
 
 def lock(session: Session, user_id: UUID) -> User:

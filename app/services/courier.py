@@ -23,15 +23,17 @@ from uuid import UUID
 from sqlalchemy import delete, update
 from sqlmodel import Session, col, select
 
+from app.core.client import Client
 from app.core.config import Settings
 from app.core.logs import log_event, logger
 from app.core.metrics import count_mail
 from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Refusal
 from app.core.smtp import Conversation, Undelivered, Unreachable
+from app.models.audit import Event as AuditEvent
 from app.models.mail import PURPOSES, Mail, Purpose, Template
 from app.models.user import User
-from app.services import one_time_tokens
+from app.services import audit, one_time_tokens
 from app.services.accounts import find_by_email
 from app.services.backend import Backend
 from app.services.letters import Letter, Link, compose
@@ -252,6 +254,9 @@ def prepare(session: Session, mail: Mail) -> Letter | None:
     if decided is Template.INVITATION:
         lifetime = one_time_tokens.INVITATION_LIFETIME
     token = one_time_tokens.mint(session, user.id, purpose, mail.recipient, lifetime)
+    if mail.attempts == 1:  # here it is known whose it is: they see who asked, and from where
+        asked = Client(*(mail.context[key] for key in ("ip_address", "user_agent", "request_id")))
+        audit.record(session, AuditEvent.LINK_SENT, asked, user_id=user.id, template=decided)
     return Letter(decided, mail.recipient, mail.context, Link(token, lifetime))
 
 

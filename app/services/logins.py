@@ -21,7 +21,7 @@ from app.models.login import Login
 from app.models.mail import Template
 from app.models.user import User
 from app.services import audit, outbox, throttle
-from app.services.accounts import Authenticated
+from app.services.authentication import Authenticated
 from app.services.backend import Backend
 
 LONGEST_LIST = 100  # logins

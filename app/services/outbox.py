@@ -37,6 +37,7 @@ def enqueue(
         "at": now.isoformat(timespec="seconds"),
         "ip_address": client.ip_address,
         "user_agent": client.user_agent,
+        "request_id": client.request_id,
     }
     session.add(
         Mail(

@@ -13,8 +13,16 @@ from app.models.export import AccountExport, PendingLink, PendingMail
 from app.models.login import Login, SessionPublic
 from app.models.mail import Mail, OneTimeToken, Purpose, Template
 from app.models.user import User, UserPublic, UserUpdate
-from app.services import accounts, audit, logins, one_time_tokens, outbox, recovery, throttle
-from app.services.administration import keep_an_admin
+from app.services import (
+    accounts,
+    audit,
+    authentication,
+    logins,
+    one_time_tokens,
+    outbox,
+    recovery,
+    throttle,
+)
 from app.services.backend import Backend
 from app.services.logins import Current
 
@@ -44,7 +52,7 @@ async def change_password(
     Raises Refusal(WRONG_PASSWORD, TOO_MANY_ATTEMPTS, BUSY, or why the new one is not taken).
     """
     user = current.user
-    await accounts.confirm_password(backend, user, current_password, client)
+    await authentication.confirm_password(backend, user, current_password, client)
     if normalise(new_password) == normalise(current_password):
         raise Refusal(Reason.PASSWORD_UNCHANGED)
     await backend.policy.check(new_password, user.email, user.full_name)
@@ -63,7 +71,7 @@ def exchange_password(
     login: Login,
     client: Client,
 ) -> Current:
-    row = accounts.lock_unchanged(session, user)
+    row = authentication.lock_unchanged(session, user)
     recovery.set_password(session, backend, row, hashed_password, client)
     session.add(login)
     whose = {"user_id": row.id, "actor_id": row.id, "login_id": login.id}
@@ -79,14 +87,16 @@ async def ask_to_change_email(
 
     Raises Refusal(WRONG_PASSWORD, TOO_MANY_ATTEMPTS or BUSY).
     """
-    await accounts.confirm_password(backend, user, password, client)
+    await authentication.confirm_password(backend, user, password, client)
     await backend.database.write(enqueue_confirmation, backend, user, email, client)
 
 
 def enqueue_confirmation(
     session: Session, backend: Backend, user: User, email: str, client: Client
 ) -> None:
-    accounts.lock_unchanged(session, user)  # or the wish would outlive a change of the password
+    authentication.lock_unchanged(
+        session, user
+    )  # or the wish would outlive a change of the password
     template = Template.CONFIRM_EMAIL
     claims = backend.throttle.ask_for_mail(template, email, client)
     throttle.take(session, claims, client, user_id=user.id)
@@ -119,13 +129,13 @@ def replace_email(session: Session, backend: Backend, token: str, client: Client
 
 async def delete(backend: Backend, user: User, password: str, client: Client) -> None:
     """Raises Refusal(WRONG_PASSWORD, LAST_ADMIN, TOO_MANY_ATTEMPTS or BUSY)."""
-    await accounts.confirm_password(backend, user, password, client)
+    await authentication.confirm_password(backend, user, password, client)
     await backend.database.write(delete_account, backend, user, client)
 
 
 def delete_account(session: Session, backend: Backend, user: User, client: Client) -> None:
-    keep_an_admin(session, user)
-    row = accounts.lock_unchanged(session, user)
+    accounts.keep_an_admin(session, user)
+    row = authentication.lock_unchanged(session, user)
     accounts.remove(session, backend, row, client, actor_id=row.id)
 
 

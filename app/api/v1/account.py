@@ -28,7 +28,7 @@ from app.models.user import (
     UserPublic,
     UserUpdate,
 )
-from app.services import accounts, profile
+from app.services import authentication, profile
 
 router = APIRouter(prefix="/users/me", tags=["account"], route_class=StrictJsonRoute)
 
@@ -76,7 +76,7 @@ async def change_password(
         return token_pair(backend, login)
     access_expires_at = set_cookies(response, backend, login)
     device = presented_device(request, backend)
-    known = device if device and accounts.is_known(device, current.user) else None
+    known = device if device and authentication.is_known(device, current.user) else None
     set_device_cookie(response, backend, login.user_id, known)
     return SessionStarted(
         user=UserPublic.model_validate(user),

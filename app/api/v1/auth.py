@@ -20,7 +20,7 @@ from app.core.refusals import Reason
 from app.core.tokens import ClientId
 from app.models.login import Credentials, SessionRefreshed, SessionStarted, SessionTimes
 from app.models.user import Accepted, User, UserCreate, UserPublic
-from app.services import accounts, logins
+from app.services import accounts, authentication, logins
 
 router = APIRouter(prefix="/auth", tags=["auth"], route_class=StrictJsonRoute)
 
@@ -67,7 +67,7 @@ async def login(
     read. It always starts a new session, and ends the one that the request came with. A third
     one marks this browser as known, so that nobody else's attempts lock it out.
     """
-    authenticated = await accounts.authenticate(
+    authenticated = await authentication.authenticate(
         backend,
         credentials.email,
         credentials.password,

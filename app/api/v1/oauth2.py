@@ -26,7 +26,7 @@ from app.models.user import (
     Password,
     canonical_email,
 )
-from app.services import accounts, logins
+from app.services import authentication, logins
 from app.services.backend import Backend
 
 
@@ -155,7 +155,7 @@ async def password_grant(backend: Backend, client: Client, username: str, passwo
         email = canonical_email(username)
     except ValueError:
         raise Refusal(Reason.INVALID_CREDENTIALS) from None
-    authenticated = await accounts.authenticate(backend, email, password, client)
+    authenticated = await authentication.authenticate(backend, email, password, client)
     return await logins.start(backend, authenticated, client, ClientId.PROGRAM)
 
 

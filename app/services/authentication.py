@@ -1,0 +1,166 @@
+"""Who somebody is, by their password: at a log-in, and once more before what matters."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from app.core.client import Client
+from app.core.identifiers import lowest_id
+from app.core.moments import to_microseconds
+from app.core.refusals import Reason, Refusal
+from app.core.tokens import DeviceToken
+from app.models.audit import AuditEvent, Event
+from app.models.user import User
+from app.services import audit, throttle
+from app.services.backend import Backend
+from app.services.throttle import Claim
+
+TIME_TO_LOG_IN = timedelta(hours=1)  # after a reset, from where it was made
+
+
+class Authenticated(NamedTuple):
+    """Who gave the right password, from which known device, and what the attempt took."""
+
+    user: User
+    device: DeviceToken | None
+    claims: tuple[Claim, ...]
+
+
+async def authenticate(
+    backend: Backend, email: str, password: str, client: Client, device: DeviceToken | None = None
+) -> Authenticated:
+    """Who this is, by address and password; an older hash is replaced on the way.
+
+    Unknown address, wrong password, disabled account and unverified address are one and the same
+    refusal after the same work. Raises Refusal(INVALID_CREDENTIALS, TOO_MANY_ATTEMPTS or BUSY).
+    """
+    backend.passwords.refuse_if_full()
+    attempt = await backend.database.write(begin_attempt, backend, email, client, device)
+    user, known_device, claims = attempt
+    while True:
+        stored = user.hashed_password if user else None
+        async with given_back_if_busy(backend, claims):
+            verification = await backend.passwords.verify(password, stored)
+        if user is None or not verification.correct or not may_log_in(backend, user):
+            user_id = user.id if user else None
+            await backend.database.write(audit.record, Event.LOGIN_FAILED, client, user_id=user_id)
+            raise Refusal(Reason.INVALID_CREDENTIALS)
+        if verification.replacement is None:
+            break
+        if await backend.database.write(replace_hash, user, verification.replacement):
+            user.hashed_password = verification.replacement
+            break
+        user = await backend.database.read(find_again, user)  # it changed meanwhile: look again
+    return Authenticated(user, known_device, claims)
+
+
+def begin_attempt(
+    session: Session, backend: Backend, email: str, client: Client, device: DeviceToken | None
+) -> tuple[User | None, DeviceToken | None, tuple[Claim, ...]]:
+    """Taken before the password is looked at: of many at the same time no more get through."""
+    user, reset_from = find_with_reset(session, email)
+    known = device if user and device and is_known(device, user) else None
+    if known:
+        claims = backend.throttle.known_device(known.device_id)
+    elif user and reset_from == client.network:
+        claims = backend.throttle.known_device(f"{user.id}:{client.network}")
+    else:
+        claims = backend.throttle.log_in(email, client)
+    throttle.take(session, claims, client, user_id=user.id if user else None)
+    return user, known, claims
+
+
+def is_known(device: DeviceToken, user: User) -> bool:
+    """Not from before the password changed: a thief's browser would stay known."""
+    return device.user_id == user.id and device.n >= to_microseconds(user.password_changed_at)
+
+
+def find_with_reset(session: Session, email: str) -> tuple[User | None, str | None]:
+    """And the network from which they have just reset their password, if they have.
+
+    A reset makes every device a stranger, and an attack on the account may still be going on:
+    whoever has read the mail must not be shut out now. Their network stands in for the device.
+    One statement, whether or not there is an account: nobody learns that by the work it takes.
+    """
+    latest_reset = (
+        select(AuditEvent.ip_address)
+        .where(
+            col(AuditEvent.user_id) == User.id,
+            col(AuditEvent.id) >= lowest_id(datetime.now(UTC) - TIME_TO_LOG_IN),
+            col(AuditEvent.event) == Event.PASSWORD_RESET,
+        )
+        .order_by(col(AuditEvent.id).desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    row = session.exec(select(User, latest_reset).where(col(User.email) == email)).first()
+    if row is None:
+        return None, None
+    user, address = row
+    return user, None if address is None else Client(address, "").network
+
+
+def may_log_in(backend: Backend, user: User) -> bool:
+    verified = user.email_verified or not backend.settings.require_verified_email
+    return user.is_active and verified
+
+
+@asynccontextmanager
+async def given_back_if_busy(backend: Backend, claims: Sequence[Claim]) -> AsyncIterator[None]:
+    """The queue was full after all, so nothing was tried: a flood of others' log-ins must not use
+    up anybody's budget.
+    """
+    try:
+        yield
+    except Refusal:
+        await backend.database.write(throttle.give_back, claims)
+        raise
+
+
+def find_again(session: Session, user: User) -> User | None:
+    return session.get(User, user.id)
+
+
+def replace_hash(session: Session, user: User, replacement: str) -> bool:
+    """Not where the password was changed, or its hash replaced, meanwhile: then that stands."""
+    unchanged = (col(User.id) == user.id, col(User.hashed_password) == user.hashed_password)
+    replaced = update(User).where(*unchanged).values(hashed_password=replacement)
+    return session.connection().execute(replaced).rowcount == 1
+
+
+async def confirm_password(backend: Backend, user: User, password: str, client: Client) -> None:
+    """Step-up: whoever is logged in says once more who they are (ASVS 5.0, 7.5.1).
+
+    Raises Refusal(WRONG_PASSWORD, TOO_MANY_ATTEMPTS or BUSY).
+    """
+    backend.passwords.refuse_if_full()
+    claims = backend.throttle.confirm_password(user.id)
+    await backend.database.write(throttle.take, claims, client, user_id=user.id)
+    async with given_back_if_busy(backend, claims):
+        verification = await backend.passwords.verify(password, user.hashed_password)
+    if not verification.correct:
+        await backend.database.write(
+            audit.record, Event.PASSWORD_REFUSED, client, user_id=user.id, actor_id=user.id
+        )
+        raise Refusal(Reason.WRONG_PASSWORD)
+    await backend.database.write(throttle.note_success, claims)
+
+
+def lock_unchanged(session: Session, user: User) -> User:
+    """The row itself, if its password is still the one that was confirmed.
+
+    Raises Refusal(WRONG_PASSWORD): of two changes at the same time exactly one wins.
+    """
+    unchanged = select(User).where(
+        col(User.id) == user.id,
+        col(User.hashed_password) == user.hashed_password,
+        col(User.is_active),
+    )
+    row = session.exec(unchanged.with_for_update()).first()
+    if row is None:
+        raise Refusal(Reason.WRONG_PASSWORD)
+    return row
