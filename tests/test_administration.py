@@ -18,7 +18,7 @@ from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.models.mail import Purpose
 from app.models.user import User, UserUpdateByAdmin
-from app.services import administration
+from app.services import accounts, administration
 from tests.admins import (
     USERS,
     add_users,
@@ -506,7 +506,7 @@ def test_without_a_mail_server_nobody_is_invited(client: TestClient) -> None:
         {"hashed_password": NO_PASSWORD},
         {"is_active": True},
         {"email_verified": True},
-        {"id": str(uuid4())},
+        {"id": "0197a3f0-0000-7000-8000-000000000001"},
         {"created_at": "2020-01-01T00:00:00Z"},
         {"isAdmin": True},
     ],
@@ -545,7 +545,7 @@ def test_a_name_can_be_taken_away(ada: TestClient, bob: TestClient) -> None:
         {"hashed_password": NO_PASSWORD},
         {"email": "mine@example.com"},
         {"email_verified": True},
-        {"id": str(uuid4())},
+        {"id": "0197a3f0-0000-7000-8000-000000000001"},
         {"created_at": "2020-01-01T00:00:00Z"},
         {"last_login_at": None},
         {"is_superuser": True},
@@ -862,6 +862,21 @@ def test_one_who_cannot_log_in_is_no_other_administrator(
 
 
 @pytest.mark.proves("AZ-03")
+def test_one_who_is_not_verified_is_no_other_administrator_where_that_matters(
+    make_mailing_client: ClientFactory,
+) -> None:
+    client = make_mailing_client(require_verified_email=True)
+    able = {"is_admin": True, "hashed_password": "$argon2id$x"}
+    [ada_id] = add_users(client, ADA["email"], email_verified=True, **able)
+    add_users(client, CLEO["email"], **able)
+    backend = client.app.state.backend  # type: ignore[attr-defined]
+    ada = User(id=ada_id, email="", hashed_password="")
+    with pytest.raises(Refusal) as refused:
+        backend.database.run_write(accounts.keep_an_admin, backend, ada)
+    assert refused.value.reason is Reason.LAST_ADMIN
+
+
+@pytest.mark.proves("AZ-03")
 def test_the_refused_change_leaves_the_rest_of_it_undone(ada: TestClient) -> None:
     answer = change(ada, ADA, full_name="Ada", is_admin=False)
     assert refused_as(answer) == (409, "last_admin")
@@ -893,7 +908,7 @@ def test_of_many_administrators_who_go_at_the_same_moment_one_stays(
             return
         change = {"is_admin": False} if how == "demote" else {"is_active": False}
         by = User(id=user_id, email="", hashed_password="")
-        administration.apply(session, user_id, UserUpdateByAdmin(**change), HERE, by)
+        administration.apply(session, backend, user_id, UserUpdateByAdmin(**change), HERE, by)
 
     def attempt(user_id: UUID) -> str:
         start.wait()

@@ -20,7 +20,7 @@ from tests.answers import differences
 from tests.conftest import ClientFactory
 from tests.jars import other_browser
 from tests.links import database_of, mint, outbox, verify
-from tests.people import ADA, BOB, log_in, register, sign_up_and_in
+from tests.people import ADA, BOB, log_in, register, sign_up_and_in, who_am_i
 from tests.rows import change_user, statements, the_user
 
 SAMPLES = 20
@@ -234,6 +234,27 @@ def test_nobody_signs_up_in_the_place_of_somebody_invited(client: TestClient) ->
     register(client, BOB | {"password": "somebody else's words"})
     verify(client, mint(client, Purpose.VERIFY_EMAIL, BOB["email"]))
     assert log_in(client, BOB | {"password": "somebody else's words"}).status_code == 401
+
+
+def test_an_account_in_use_is_nobody_elses_though_it_was_never_verified(
+    client: TestClient, make_mailing_client: ClientFactory
+) -> None:
+    """As all are where addresses did not have to be verified before."""
+    before = make_mailing_client()
+    sign_up_and_in(before, NOBODY)
+    register(client, NOBODY | {"password": "somebody else's words"})
+    assert who_am_i(before).status_code == 200
+    verify(client, mint(client, Purpose.VERIFY_EMAIL, NOBODY["email"]))
+    assert log_in(client, NOBODY).status_code == 200
+
+
+def test_signing_up_voids_no_other_mail_of_somebody_else(client: TestClient) -> None:
+    asked(client, "forgot", "ada")
+    register(client, ADA)
+    assert outbox(client)[-2:] == [
+        ("reset_password", ADA["email"]),
+        ("verify_email", ADA["email"]),
+    ]
 
 
 def test_nobody_signs_up_in_the_place_of_an_administrator(client: TestClient) -> None:

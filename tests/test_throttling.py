@@ -4,6 +4,7 @@ Budgets are small here, so that few passwords have to be hashed. What several pr
 them at the same time is in test_throttling_processes.py, known devices are in test_devices.py.
 """
 
+import asyncio
 import io
 import json
 import logging
@@ -812,7 +813,7 @@ def test_every_purpose_has_a_budget_of_its_own(database: Database) -> None:
         *limits.known_device(text),
         *limits.confirm_password(text),
         *limits.sign_up(client),
-        limits.notice(text),
+        limits.notice("new_device", text),
         *(limits.ask_for_mail(template, text, client)[0] for template in Template),
     ]
     keys = [claim.key for claim in claims]
@@ -839,7 +840,9 @@ def test_over_uneven_hours_a_budget_lets_through_what_has_leaked(
     database: Database, noon: time_machine.Traveller
 ) -> None:
     """The bucket of one number against one that counts attempts, over uneven hours."""
-    claim = Throttle(make_settings("sqlite:///x.db", mails_per_address=5)).notice(ADA["email"])
+    claim = Throttle(make_settings("sqlite:///x.db", mails_per_address=5)).notice(
+        "new_device", ADA["email"]
+    )
     level = 0.0
     for step in range(120):
         wait = (step * 7919 % 97) / 97 * 0.45  # hours
@@ -850,3 +853,30 @@ def test_over_uneven_hours_a_budget_lets_through_what_has_leaked(
             continue
         assert database.run_write(throttle.take_if_free, claim) is expected, step
         level += expected
+
+
+@pytest.mark.proves("16.3.3")
+def test_a_success_at_the_last_attempt_is_no_alarm(make_client: ClientFactory) -> None:
+    client = make_client(login_attempts_per_account=2)
+    register(client)
+    log_in(client, ADA | {"password": "not the password of anybody"})
+    assert log_in(client).status_code == 200
+    assert audited(client.app.state.backend.database, Event.LIMIT_REACHED) == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.proves("15.2.2")
+def test_one_network_has_no_more_than_half_of_the_queue() -> None:
+    async def crowd() -> tuple[int, int]:
+        passwords = Passwords(threads=1, queue=9)
+        try:
+            theirs = [passwords.hash("nine tall herons", "192.0.2.1") for _ in range(10)]
+            others = [passwords.hash("nine tall herons", "192.0.2.2") for _ in range(5)]
+            results = await asyncio.gather(*theirs, *others, return_exceptions=True)
+            hashed = [isinstance(result, str) for result in results]
+            again = await passwords.hash("nine tall herons", "192.0.2.1")
+            assert again.startswith("$argon2id$")
+            return sum(hashed[:10]), sum(hashed[10:])
+        finally:
+            passwords.close()
+
+    assert asyncio.run(crowd()) == (5, 5)

@@ -104,7 +104,9 @@ def add_to_users() -> None:
         ),
     )
     op.add_column("users", sa.Column("last_login_at", UTC_DATETIME(), nullable=True))
-    op.execute("UPDATE users SET password_changed_at = created_at")
+    # When they last logged in is not known, but that they are in use: nobody may sign up again
+    # in their place (services/accounts.py).
+    op.execute("UPDATE users SET password_changed_at = created_at, last_login_at = created_at")
 
 
 def protect_audit_events() -> None:

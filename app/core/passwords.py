@@ -8,6 +8,7 @@ full is refused at once.
 import asyncio
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -53,36 +54,47 @@ class Passwords:
         threads = threads or share_of_cores()
         self._executor = ThreadPoolExecutor(threads, "hashing")
         self._room = threads + queue  # only ever touched on the event loop
+        self._share = (threads + queue + 1) // 2  # of one network: others get in, too
+        self._under_way: Counter[str] = Counter()
         nobodys_hash()  # now, so that the first unknown address costs no more than the next
 
-    async def hash(self, password: str) -> str:
-        """Raises Refusal(BUSY) when the queue is full."""
-        return await self._run(lambda: context.hash(normalise(password)))
+    async def hash(self, password: str, network: str = "") -> str:
+        """network: whose share of the queue it takes. Raises Refusal(BUSY) when that is full."""
+        return await self._run(lambda: context.hash(normalise(password)), network)
 
-    async def verify(self, password: str, stored: str | None) -> Verification:
+    async def verify(self, password: str, stored: str | None, network: str = "") -> Verification:
         """Takes as long without a stored hash, so that time does not tell who has an account.
 
-        Raises Refusal(BUSY) when the queue is full.
+        Raises Refusal(BUSY) when the queue, or this network's share of it, is full.
         """
-        return await self._run(lambda: verify(password, stored))
+        return await self._run(lambda: verify(password, stored), network)
 
-    def refuse_if_full(self) -> None:
+    def refuse_if_full(self, network: str = "") -> None:
         """Before anything is spent on what would be refused anyway. Raises Refusal(BUSY)."""
-        if self._room <= 0:
+        if self._room <= 0 or self._under_way[network] >= self._share:
             raise Refusal(Reason.BUSY)
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        self.refuse_if_full()
-        self._room -= 1
+    async def _run(self, work: Callable[[], T], network: str) -> T:
+        self.refuse_if_full(network)
+        self._enter(network)
         future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        future.add_done_callback(self._leave)
+        future.add_done_callback(lambda _: self._leave(network))
         return await future
 
-    def _leave(self, future: object) -> None:
+    def _enter(self, network: str) -> None:
+        self._room -= 1
+        if network:
+            self._under_way[network] += 1
+
+    def _leave(self, network: str) -> None:
         self._room += 1
+        if network:
+            self._under_way[network] -= 1
+            if not self._under_way[network]:
+                del self._under_way[network]
 
 
 def verify(password: str, stored: str | None) -> Verification:

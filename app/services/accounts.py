@@ -11,12 +11,12 @@ from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.db.upsert import insert
 from app.models.audit import Event
-from app.models.login import Login
 from app.models.mail import OneTimeToken, Template
 from app.models.user import User, UserCreate
 from app.services import audit, outbox, throttle
 from app.services.authentication import given_back_if_busy
 from app.services.backend import Backend
+from app.services.notices import notify
 
 
 async def register(backend: Backend, new_user: UserCreate, client: Client) -> User | None:
@@ -29,14 +29,14 @@ async def register(backend: Backend, new_user: UserCreate, client: Client) -> Us
     if not settings.registration_open:
         raise Refusal(Reason.REGISTRATION_CLOSED)
     await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
-    backend.passwords.refuse_if_full()
+    backend.passwords.refuse_if_full(client.network)
     if settings.sends_mail:
         claims = backend.throttle.ask_for_mail("sign-up", new_user.email, client)
     else:
         claims = backend.throttle.sign_up(client)
-    await backend.database.write(throttle.take, claims, client)
+    await backend.database.write(throttle.take_and_note, claims, client)
     async with given_back_if_busy(backend, claims):
-        hashed_password = await backend.passwords.hash(new_user.password)
+        hashed_password = await backend.passwords.hash(new_user.password, client.network)
     user = User.model_validate(new_user, update={"hashed_password": hashed_password})
     if settings.require_verified_email:
         await backend.database.write(insert_or_replace, backend, user, client)
@@ -48,14 +48,15 @@ async def register(backend: Backend, new_user: UserCreate, client: Client) -> Us
 def insert_or_replace(session: Session, backend: Backend, user: User, client: Client) -> None:
     """The same statements whether or not the address has an account, so that nobody learns it.
 
-    Who signs up again for an address that was never verified replaces the password and voids
-    the links that were sent before: otherwise somebody could wait there with a password for the
-    owner of the address. The courier looks which mail it has to be.
+    Who signs up again for an address that was never verified, nor used, replaces the password
+    and voids the links that were sent before: otherwise somebody could wait there with a
+    password for the owner of the address. The courier looks which mail it has to be.
     """
     never_verified = (
         col(User.email) == user.email,
         col(User.email_verified).is_(False),
         col(User.hashed_password) != NO_PASSWORD,  # invited: their mailbox decides
+        col(User.last_login_at).is_(None),  # in use, from when nobody had to be verified
         col(User.is_admin).is_(False),
     )
     statement = insert(session, User).values(**user.model_dump())
@@ -69,8 +70,7 @@ def insert_or_replace(session: Session, backend: Backend, user: User, client: Cl
     # a link that it was just making for the former password would confirm the new one.
     whose = select(User.id).where(*never_verified).scalar_subquery()
     session.connection().execute(delete(OneTimeToken).where(col(OneTimeToken.user_id) == whose))
-    session.connection().execute(delete(Login).where(col(Login.user_id) == whose))
-    outbox.void_links(session, user.email)
+    outbox.void_verifications(session, user.email)
     outbox.enqueue(session, backend.settings, Template.VERIFY_EMAIL, user.email, client, new=True)
     event = Event.USER_CREATED if whose_now == user.id else Event.REGISTRATION_REQUESTED
     audit.record(session, event, client, user_id=whose_now)
@@ -108,16 +108,18 @@ def find_by_email(session: Session, email: str) -> User | None:
     return session.exec(select(User).where(col(User.email) == email)).first()
 
 
-def keep_an_admin(session: Session, user: User) -> None:
+def keep_an_admin(session: Session, backend: Backend, user: User) -> None:
     """Call it before `user` is demoted, disabled or deleted, in the same transaction.
 
     Locks the row of every active administrator, and that of `user`, in one order: of two who
-    demote each other at the same moment the second one waits, and is then the last. Somebody who
-    was invited and never came does not count. Raises Refusal(LAST_ADMIN).
+    demote each other at the same moment the second one waits, and is then the last. Who cannot
+    log in does not count. Raises Refusal(LAST_ADMIN).
     """
     active_admin = and_(
         col(User.is_admin), col(User.is_active), col(User.hashed_password) != NO_PASSWORD
     )
+    if backend.settings.require_verified_email:
+        active_admin &= col(User.email_verified)
     # Two searches by an index: of their OR, SQLite would make a walk through all users.
     admins_and_user = union(
         select(User.id).where(active_admin), select(User.id).where(col(User.id) == user.id)
@@ -142,5 +144,5 @@ def remove(
     the account must not silence them. Links find nobody, and are dropped.
     """
     audit.record(session, Event.USER_DELETED, client, user_id=user.id, actor_id=actor_id)
-    outbox.enqueue(session, backend.settings, Template.ACCOUNT_DELETED, user.email, client)
     session.connection().execute(delete(User).where(col(User.id) == user.id))
+    notify(session, backend, Template.ACCOUNT_DELETED, user.email, client)

@@ -90,15 +90,20 @@ async def change(
     backend: Backend, user_id: UUID, changes: UserUpdateByAdmin, client: Client, *, admin: User
 ) -> User:
     """Raises Refusal(NOT_FOUND or LAST_ADMIN)."""
-    return await backend.database.write(apply, user_id, changes, client, admin)
+    return await backend.database.write(apply, backend, user_id, changes, client, admin)
 
 
 def apply(
-    session: Session, user_id: UUID, changes: UserUpdateByAdmin, client: Client, admin: User
+    session: Session,
+    backend: Backend,
+    user_id: UUID,
+    changes: UserUpdateByAdmin,
+    client: Client,
+    admin: User,
 ) -> User:
     given = changes.model_dump(exclude_unset=True)
     if False in (given.get("is_active"), given.get("is_admin")):
-        accounts.keep_an_admin(session, find(session, user_id))
+        accounts.keep_an_admin(session, backend, find(session, user_id))
     user = lock(session, user_id)
     changed = {name: value for name, value in given.items() if getattr(user, name) != value}
     user.sqlmodel_update(changed)
@@ -141,7 +146,8 @@ def mail_link(session: Session, backend: Backend, user: User, client: Client) ->
     """Administrators flood nobody's mailbox, either; and whoever spends the budget of the
     forgotten password on somebody does not keep an administrator from helping.
     """
-    throttle.take(session, [backend.throttle.notice(user.email)], client, user_id=user.id)
+    claim = backend.throttle.notice("link", user.email)
+    throttle.take_and_note(session, [claim], client, user_id=user.id)
     first = user.hashed_password == NO_PASSWORD
     template = Template.INVITATION if first else Template.RESET_PASSWORD
     outbox.enqueue(session, backend.settings, template, user.email, client, user_id=user.id)
@@ -171,7 +177,7 @@ async def delete(backend: Backend, user_id: UUID, client: Client, *, admin: User
 def delete_user(
     session: Session, backend: Backend, user_id: UUID, client: Client, admin: User
 ) -> None:
-    accounts.keep_an_admin(session, find(session, user_id))
+    accounts.keep_an_admin(session, backend, find(session, user_id))
     accounts.remove(session, backend, lock(session, user_id), client, actor_id=admin.id)
 
 

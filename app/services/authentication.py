@@ -17,7 +17,7 @@ from app.models.audit import AuditEvent, Event
 from app.models.user import User
 from app.services import audit, throttle
 from app.services.backend import Backend
-from app.services.throttle import Claim
+from app.services.throttle import Claim, UsedUp
 
 TIME_TO_LOG_IN = timedelta(hours=1)  # after a reset, from where it was made
 
@@ -30,6 +30,15 @@ class Authenticated(NamedTuple):
     claims: tuple[Claim, ...]
 
 
+class Attempt(NamedTuple):
+    """Before the password is looked at."""
+
+    user: User | None
+    device: DeviceToken | None
+    claims: tuple[Claim, ...]
+    used_up: list[UsedUp]
+
+
 async def authenticate(
     backend: Backend, email: str, password: str, client: Client, device: DeviceToken | None = None
 ) -> Authenticated:
@@ -38,16 +47,15 @@ async def authenticate(
     Unknown address, wrong password, disabled account and unverified address are one and the same
     refusal after the same work. Raises Refusal(INVALID_CREDENTIALS, TOO_MANY_ATTEMPTS or BUSY).
     """
-    backend.passwords.refuse_if_full()
+    backend.passwords.refuse_if_full(client.network)
     attempt = await backend.database.write(begin_attempt, backend, email, client, device)
-    user, known_device, claims = attempt
+    user, known_device, claims, used_up = attempt
     while True:
         stored = user.hashed_password if user else None
         async with given_back_if_busy(backend, claims):
-            verification = await backend.passwords.verify(password, stored)
+            verification = await backend.passwords.verify(password, stored, client.network)
         if user is None or not verification.correct or not may_log_in(backend, user):
-            user_id = user.id if user else None
-            await backend.database.write(audit.record, Event.LOGIN_FAILED, client, user_id=user_id)
+            await backend.database.write(note_failure, user, client, used_up)
             raise Refusal(Reason.INVALID_CREDENTIALS)
         if verification.replacement is None:
             break
@@ -60,7 +68,7 @@ async def authenticate(
 
 def begin_attempt(
     session: Session, backend: Backend, email: str, client: Client, device: DeviceToken | None
-) -> tuple[User | None, DeviceToken | None, tuple[Claim, ...]]:
+) -> Attempt:
     """Taken before the password is looked at: of many at the same time no more get through."""
     user, reset_from = find_with_reset(session, email)
     known = device if user and device and is_known(device, user) else None
@@ -70,8 +78,15 @@ def begin_attempt(
         claims = backend.throttle.known_device(f"{user.id}:{client.network}")
     else:
         claims = backend.throttle.log_in(email, client)
-    throttle.take(session, claims, client, user_id=user.id if user else None)
-    return user, known, claims
+    return Attempt(user, known, claims, throttle.take(session, claims, client))
+
+
+def note_failure(
+    session: Session, user: User | None, client: Client, used_up: list[UsedUp]
+) -> None:
+    user_id = user.id if user else None
+    audit.record(session, Event.LOGIN_FAILED, client, user_id=user_id)
+    throttle.note_used_up(session, used_up, client, user_id=user_id)
 
 
 def is_known(device: DeviceToken, user: User) -> bool:
@@ -137,17 +152,23 @@ async def confirm_password(backend: Backend, user: User, password: str, client: 
 
     Raises Refusal(WRONG_PASSWORD, TOO_MANY_ATTEMPTS or BUSY).
     """
-    backend.passwords.refuse_if_full()
+    backend.passwords.refuse_if_full(client.network)
     claims = backend.throttle.confirm_password(user.id)
-    await backend.database.write(throttle.take, claims, client, user_id=user.id)
+    used_up = await backend.database.write(throttle.take, claims, client)
     async with given_back_if_busy(backend, claims):
-        verification = await backend.passwords.verify(password, user.hashed_password)
-    if not verification.correct:
-        await backend.database.write(
-            audit.record, Event.PASSWORD_REFUSED, client, user_id=user.id, actor_id=user.id
+        verification = await backend.passwords.verify(
+            password, user.hashed_password, client.network
         )
+    if not verification.correct:
+        await backend.database.write(note_refusal, user, client, used_up)
         raise Refusal(Reason.WRONG_PASSWORD)
     await backend.database.write(throttle.note_success, claims)
+
+
+def note_refusal(session: Session, user: User, client: Client, used_up: list[UsedUp]) -> None:
+    whose = {"user_id": user.id, "actor_id": user.id}
+    audit.record(session, Event.PASSWORD_REFUSED, client, **whose)
+    throttle.note_used_up(session, used_up, client, user_id=user.id)
 
 
 def lock_unchanged(session: Session, user: User) -> User:

@@ -31,7 +31,7 @@ from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Refusal
 from app.core.smtp import Conversation, Undelivered, Unreachable
 from app.models.audit import Event as AuditEvent
-from app.models.mail import PURPOSES, Mail, Purpose, Template
+from app.models.mail import PURPOSES, Mail, Template
 from app.models.user import User
 from app.services import audit, one_time_tokens
 from app.services.accounts import find_by_email
@@ -245,10 +245,13 @@ def prepare(session: Session, mail: Mail) -> Letter | None:
     if decided is None:
         delete_claimed(session, mail)
         return None
-    if user is None or decided not in PURPOSES:
+    # A wish for a taken address leaves the same behind as one for a free address, a token that
+    # nobody gets included: whoever wished would see the difference in their export.
+    wished = template is Template.CONFIRM_EMAIL
+    if user is None or (decided not in PURPOSES and not wished):
         return Letter(decided, mail.recipient, mail.context)
-    purpose = PURPOSES[decided]
-    if purpose is Purpose.CONFIRM_EMAIL:  # the newest wish is the one that counts
+    purpose = PURPOSES[template if wished else decided]
+    if wished:  # the newest one is the one that counts
         one_time_tokens.void(session, user.id, purpose)
     lifetime = one_time_tokens.LIFETIMES[purpose]
     if decided is Template.INVITATION:
@@ -256,8 +259,10 @@ def prepare(session: Session, mail: Mail) -> Letter | None:
     token = one_time_tokens.mint(session, user.id, purpose, mail.recipient, lifetime)
     if mail.attempts == 1:  # here it is known whose it is: they see who asked, and from where
         asked = Client(*(mail.context[key] for key in ("ip_address", "user_agent", "request_id")))
-        audit.record(session, AuditEvent.LINK_SENT, asked, user_id=user.id, template=decided)
-    return Letter(decided, mail.recipient, mail.context, Link(token, lifetime))
+        what = template if wished else decided
+        audit.record(session, AuditEvent.LINK_SENT, asked, user_id=user.id, template=what)
+    link = Link(token, lifetime) if decided in PURPOSES else None
+    return Letter(decided, mail.recipient, mail.context, link)
 
 
 def lock_user(session: Session, mail: Mail) -> User | None:

@@ -20,9 +20,10 @@ from app.models.audit import Event
 from app.models.login import Login
 from app.models.mail import Template
 from app.models.user import User
-from app.services import audit, outbox, throttle
+from app.services import audit, throttle
 from app.services.authentication import Authenticated
 from app.services.backend import Backend
+from app.services.notices import notify
 
 LONGEST_LIST = 100  # logins
 
@@ -118,9 +119,8 @@ def insert_login(
     is_new = authenticated.device is None and user.last_login_at is not None
     if login.client_id == ClientId.PROGRAM and row[0]:  # it keeps no cookies, but came from there
         is_new = False
-    if is_new and throttle.take_if_free(session, backend.throttle.notice(user.email)):
-        template = Template.NEW_DEVICE
-        outbox.enqueue(session, settings, template, user.email, client, user_id=user.id)
+    if is_new:
+        notify(session, backend, Template.NEW_DEVICE, user.email, client, user.id)
     session.flush()
     # Last, because others wait for these rows. Whoever closed the account opens it so again.
     guesses = backend.throttle.guesses_at(user)
@@ -192,8 +192,7 @@ def rotate(
     if verdict is Verdict.THEFT:
         session.delete(login)
         audit.record(session, Event.TOKEN_REUSED, client, user_id=user.id, login_id=login.id)
-        template = Template.TOKEN_REUSED
-        outbox.enqueue(session, settings, template, user.email, client, user_id=user.id)
+        notify(session, backend, Template.TOKEN_REUSED, user.email, client, user.id)
         return Refused(Reason.TOKEN_REUSED, user.id)
     if not user.is_active:
         return Refused(Reason.SESSION_REVOKED, login.user_id)
@@ -293,10 +292,9 @@ def delete_all(
     theirs = col(Login.user_id) == user_id
     if sparing:
         theirs = and_(theirs, col(Login.id) != sparing)
-    ended = delete_logins(session, theirs)
-    audit.record(
-        session, Event.LOGINS_ENDED, client, user_id=user_id, actor_id=actor_id, count=ended
-    )
+    if ended := delete_logins(session, theirs):
+        whose = {"user_id": user_id, "actor_id": actor_id}
+        audit.record(session, Event.LOGINS_ENDED, client, **whose, count=ended)
 
 
 def delete_logins(session: Session, which: ColumnElement[bool]) -> int:

@@ -63,6 +63,14 @@ def void_links(session: Session, email: str, user_id: UUID | None = None) -> Non
     session.connection().execute(void)
 
 
+def void_verifications(session: Session, email: str) -> None:
+    """They were asked for with another password, and say so: when, and from where."""
+    void = delete(Mail).where(
+        col(Mail.recipient) == email, col(Mail.template) == Template.VERIFY_EMAIL
+    )
+    session.connection().execute(void)
+
+
 def backlog(session: Session) -> tuple[int, datetime | None]:
     """How many mails wait, and since when the oldest does."""
     return session.exec(select(func.count(col(Mail.id)), func.min(Mail.created_at))).one()

@@ -25,13 +25,19 @@ from app.services import (
 )
 from app.services.backend import Backend
 from app.services.logins import Current
+from app.services.notices import notify
+
+LONGEST_ACTIVITY = 10_000  # events: an export is one answer, made in memory
 
 
 async def change(backend: Backend, user: User, changes: UserUpdate, client: Client) -> User:
-    return await backend.database.write(apply_changes, user, changes, client)
+    """Raises Refusal(TOO_MANY_ATTEMPTS)."""
+    return await backend.database.write(apply_changes, backend, user, changes, client)
 
 
-def apply_changes(session: Session, user: User, changes: UserUpdate, client: Client) -> User:
+def apply_changes(
+    session: Session, backend: Backend, user: User, changes: UserUpdate, client: Client
+) -> User:
     row = session.exec(select(User).where(col(User.id) == user.id).with_for_update()).first()
     if row is None:
         raise Refusal(Reason.SESSION_REVOKED)
@@ -41,6 +47,7 @@ def apply_changes(session: Session, user: User, changes: UserUpdate, client: Cli
         row.sqlmodel_update(given)
         whose = {"user_id": row.id, "actor_id": row.id}
         audit.record(session, Event.USER_UPDATED, client, **whose, fields=changed)
+        throttle.take_and_note(session, backend.throttle.change(row.id), client, user_id=row.id)
     return row
 
 
@@ -99,7 +106,7 @@ def enqueue_confirmation(
     )  # or the wish would outlive a change of the password
     template = Template.CONFIRM_EMAIL
     claims = backend.throttle.ask_for_mail(template, email, client)
-    throttle.take(session, claims, client, user_id=user.id)
+    throttle.take_and_note(session, claims, client, user_id=user.id)
     outbox.enqueue(session, backend.settings, template, email, client, user_id=user.id)
     whose = {"user_id": user.id, "actor_id": user.id}
     audit.record(session, Event.EMAIL_CHANGE_REQUESTED, client, **whose)
@@ -116,14 +123,13 @@ def replace_email(session: Session, backend: Backend, token: str, client: Client
     former_address = user.email
     user.email = new_address
     user.email_verified = True
-    one_time_tokens.void(session, user.id)
-    outbox.void_links(session, former_address, user.id)
     try:
-        session.flush()
+        session.flush()  # before mails are touched: who signs up takes these locks in this order
     except IntegrityError:
         raise Refusal(Reason.INVALID_ONE_TIME_TOKEN) from None
-    template = Template.EMAIL_CHANGED
-    outbox.enqueue(session, backend.settings, template, former_address, client, user_id=user.id)
+    one_time_tokens.void(session, user.id)
+    outbox.void_links(session, former_address, user.id)
+    notify(session, backend, Template.EMAIL_CHANGED, former_address, client, user.id)
     audit.record(session, Event.EMAIL_CHANGED, client, user_id=user.id)
 
 
@@ -134,27 +140,36 @@ async def delete(backend: Backend, user: User, password: str, client: Client) ->
 
 
 def delete_account(session: Session, backend: Backend, user: User, client: Client) -> None:
-    accounts.keep_an_admin(session, user)
+    accounts.keep_an_admin(session, backend, user)
     row = authentication.lock_unchanged(session, user)
     accounts.remove(session, backend, row, client, actor_id=row.id)
 
 
 async def export(backend: Backend, current: Current, client: Client) -> AccountExport:
-    """Everything that is stored about somebody, but for what only secrets are made of."""
-    return await backend.database.write(collect, current, client)
+    """Everything that is stored about somebody, but for what only secrets are made of.
+
+    Raises Refusal(TOO_MANY_ATTEMPTS).
+    """
+    await backend.database.write(note_export, backend, current, client)
+    return await backend.database.read(collect, current)
 
 
-def collect(session: Session, current: Current, client: Client) -> AccountExport:
-    user = current.user
-    whose = {"user_id": user.id, "actor_id": user.id, "login_id": current.login.id}
+def note_export(session: Session, backend: Backend, current: Current, client: Client) -> None:
+    user_id = current.user.id
+    whose = {"user_id": user_id, "actor_id": user_id, "login_id": current.login.id}
     audit.record(session, Event.DATA_EXPORTED, client, **whose)
-    session.flush()
+    throttle.take_and_note(session, backend.throttle.change(user_id), client, user_id=user_id)
+
+
+def collect(session: Session, current: Current) -> AccountExport:
+    user = current.user
     theirs = select(Login).where(col(Login.user_id) == user.id).order_by(col(Login.id))
     links = select(OneTimeToken).where(col(OneTimeToken.user_id) == user.id)
     mails = select(Mail).where(or_(col(Mail.user_id) == user.id, col(Mail.recipient) == user.email))
     events = select(AuditEvent).where(
         or_(col(AuditEvent.user_id) == user.id, col(AuditEvent.actor_id) == user.id)
     )
+    newest = events.order_by(col(AuditEvent.id).desc()).limit(LONGEST_ACTIVITY)
     return AccountExport(
         user=UserPublic.model_validate(user),
         sessions=[
@@ -163,7 +178,5 @@ def collect(session: Session, current: Current, client: Client) -> AccountExport
         ],
         links=[PendingLink.model_validate(link) for link in session.exec(links)],
         mails=[PendingMail.model_validate(mail) for mail in session.exec(mails)],
-        activity=[
-            ActivityPublic.of(event) for event in session.exec(events.order_by(col(AuditEvent.id)))
-        ],
+        activity=[ActivityPublic.of(event) for event in session.exec(newest)],
     )

@@ -16,6 +16,7 @@ from app.models.mail import Purpose, Template
 from app.models.user import User
 from app.services import audit, logins, one_time_tokens, outbox, throttle
 from app.services.backend import Backend
+from app.services.notices import notify
 
 
 async def ask_for_verification(backend: Backend, email: str, client: Client) -> None:
@@ -38,7 +39,8 @@ def ask(
     email: str,
     client: Client,
 ) -> None:
-    throttle.take(session, backend.throttle.ask_for_mail(template, email, client), client)
+    claims = backend.throttle.ask_for_mail(template, email, client)
+    throttle.take_and_note(session, claims, client)
     outbox.enqueue(session, backend.settings, template, email, client)
     audit.record(session, event, client)
 
@@ -112,6 +114,5 @@ def set_password(
     logins.delete_logins(session, col(Login.user_id) == user.id)
     one_time_tokens.void(session, user.id)
     outbox.void_links(session, user.email, user.id)
-    template = Template.PASSWORD_CHANGED
-    outbox.enqueue(session, backend.settings, template, user.email, client, user_id=user.id)
+    notify(session, backend, Template.PASSWORD_CHANGED, user.email, client, user.id)
     throttle.begin_anew(session, backend.throttle.guesses_at(user))

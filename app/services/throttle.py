@@ -108,13 +108,27 @@ class Throttle:
     def sign_up(self, client: Client) -> tuple[Claim, ...]:
         return (self._claim(self._sign_up_network, client.network),)
 
-    def notice(self, email: str) -> Claim:
-        return self._claim(self._notices, email)
+    def notice(self, kind: str, email: str) -> Claim:
+        return self._claim(self._notices, f"{kind}:{email}")
+
+    def change(self, user_id: object) -> tuple[Claim, ...]:
+        """What anybody may do as often as they like, but not without end: each leaves an event."""
+        return (self._claim(CHANGES, user_id),)
 
     def _claim(self, limit: Limit, subject: object) -> Claim:
         """The key is a keyed hash: the table tells nobody who tries to log in, or from where."""
         text = f"{limit.name}:{subject}".encode()
         return Claim(limit, hmac.digest(self._key, text, hashlib.sha256)[:16].hex())
+
+
+CHANGES = Limit("changes", 60)
+
+
+class UsedUp(NamedTuple):
+    """A budget that an attempt was the last one of, for now or, closed, until further notice."""
+
+    limit: str
+    closed: bool
 
 
 class Level(NamedTuple):
@@ -124,10 +138,8 @@ class Level(NamedTuple):
     attempts: int
 
 
-def take(
-    session: Session, claims: Sequence[Claim], client: Client, *, user_id: UUID | None = None
-) -> None:
-    """Take an attempt's part of every budget, or of none.
+def take(session: Session, claims: Sequence[Claim], client: Client) -> list[UsedUp]:
+    """Take an attempt's part of every budget, or of none. Says which ones it has used up.
 
     Raises Refusal(TOO_MANY_ATTEMPTS), with `retry_after` in seconds.
     """
@@ -141,14 +153,30 @@ def take(
             client.quota = quota(claim, levels.get(claim.key), now, waits)
     if waits:  # raised, so that what the other budgets lost is rolled back
         raise Refusal(Reason.TOO_MANY_ATTEMPTS, retry_after=max(waits.values()))
-    for claim in claims:
-        level = levels[claim.key]
-        closed = level.attempts >= MOST_FAILURES
-        if closed or level.drained_at + claim.cost > now + HOUR:  # this was the last one
-            limit = claim.limit.name
-            audit.record(
-                session, Event.LIMIT_REACHED, client, user_id=user_id, limit=limit, closed=closed
-            )
+    return [used_up for claim in claims if (used_up := last_one(claim, levels[claim.key], now))]
+
+
+def last_one(claim: Claim, level: Level, now: int) -> UsedUp | None:
+    closed = level.attempts >= MOST_FAILURES
+    if closed or level.drained_at + claim.cost > now + HOUR:
+        return UsedUp(claim.limit.name, closed)
+    return None
+
+
+def take_and_note(
+    session: Session, claims: Sequence[Claim], client: Client, *, user_id: UUID | None = None
+) -> None:
+    """For what counts whether or not it succeeds. Raises Refusal(TOO_MANY_ATTEMPTS)."""
+    note_used_up(session, take(session, claims, client), client, user_id=user_id)
+
+
+def note_used_up(
+    session: Session, used_up: Iterable[UsedUp], client: Client, *, user_id: UUID | None
+) -> None:
+    for limit, closed in used_up:
+        audit.record(
+            session, Event.LIMIT_REACHED, client, user_id=user_id, limit=limit, closed=closed
+        )
 
 
 def take_if_free(session: Session, claim: Claim) -> bool:

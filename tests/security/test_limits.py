@@ -17,7 +17,7 @@ from app.core.tokens import DEVICE_LIFETIME
 from app.db.session import Database
 from app.models.mail import Purpose, Template
 from app.services.one_time_tokens import INVITATION_LIFETIME, LIFETIMES
-from app.services.throttle import MOST_FAILURES, Claim, Throttle
+from app.services.throttle import CHANGES, MOST_FAILURES, Claim, Throttle
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import other_browser
 from tests.people import ADA, log_in, refresh, register, who_am_i
@@ -63,7 +63,8 @@ def test_the_budgets_are_those_of_the_table() -> None:
         "step up": throttle.confirm_password("user"),
         "mail": throttle.ask_for_mail(Template.RESET_PASSWORD, ADA["email"], SOMEBODY),
         "sign up": throttle.sign_up(SOMEBODY),
-        "notice": (throttle.notice(ADA["email"]),),
+        "notice": (throttle.notice("new_device", ADA["email"]),),
+        "change": throttle.change("user"),
     }
     assert {name: [*sizes(those)] for name, those in claims.items()} == {
         "log in": [(10, True), (100, False)],
@@ -72,6 +73,7 @@ def test_the_budgets_are_those_of_the_table() -> None:
         "mail": [(3, False), (20, False)],
         "sign up": [(20, False)],
         "notice": [(3, False)],
+        "change": [(60, False)],
     }
 
 
@@ -84,6 +86,7 @@ def test_the_limits_without_a_setting_are_those_of_the_code() -> None:
     fixed = {row["endpoint"]: row["limit"] for row in table("Limits") if row["setting"] == "none"}
     assert fixed == {
         "log-in and step-up": str(MOST_FAILURES),
+        "change of the name, export": str(CHANGES.size),
         "every route with a body": f"{LARGEST_BODY} bytes",
     }
 

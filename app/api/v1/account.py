@@ -41,7 +41,11 @@ async def read_me(current: IdentifiedLogin) -> User:
     return current.user
 
 
-@router.patch("", response_model=UserPublic, responses=problems(*AUTHENTICATED, *WITH_BODY))
+@router.patch(
+    "",
+    response_model=UserPublic,
+    responses=problems(*AUTHENTICATED, Reason.TOO_MANY_ATTEMPTS, *WITH_BODY),
+)
 async def update_me(
     changes: UserUpdate, user: CurrentUser, backend: BackendDep, client: ClientDep
 ) -> User:
@@ -115,9 +119,12 @@ async def confirm_email(link: LinkToken, backend: BackendDep, client: ClientDep)
     await profile.confirm_email(backend, link.token, client)
 
 
-@router.get("/export", responses=problems(*AUTHENTICATED, *DATABASE))
+@router.get("/export", responses=problems(*AUTHENTICATED, Reason.TOO_MANY_ATTEMPTS, *DATABASE))
 async def export_me(current: CurrentLogin, backend: BackendDep, client: ClientDep) -> AccountExport:
-    """What is stored about me? Everything, as JSON."""
+    """What is stored about me? Everything, as JSON.
+
+    Of the activity the newest 10,000 events; `GET /users/me/activity` has the rest, in pages.
+    """
     return await profile.export(backend, current, client)
 
 

@@ -94,10 +94,11 @@ async def change_user(
 ) -> User:
     """Disable somebody, make them an administrator, or demand a new password.
 
-    What is left out stays as it is. Disabling ends every session and makes every mailed link
-    void, at once and for good: enabling brings none of them back. The last active administrator
-    can be neither demoted nor disabled, and one who was invited and has not come yet does not
-    count.
+    What is left out stays as it is. See that `email_verified` is true before you make somebody
+    an administrator: otherwise anybody may have signed up with that address. Disabling ends
+    every session and makes every mailed link void, at once and for good: enabling brings none
+    of them back. The last active administrator can be neither demoted nor disabled, and one who
+    cannot log in does not count.
     """
     return await administration.change(backend, user_id, changes, client, admin=admin)
 
