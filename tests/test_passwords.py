@@ -389,8 +389,10 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
     """Something happens to the account while its password is being hashed."""
     at_once = Passwords.verify
 
-    async def verify_slowly(self: Passwords, password: str, stored: str | None) -> Verification:
-        verification = await at_once(self, password, stored)
+    async def verify_slowly(
+        self: Passwords, password: str, stored: str | None, network: str
+    ) -> Verification:
+        verification = await at_once(self, password, stored, network)
         monkeypatch.setattr(Passwords, "verify", at_once)
         await asyncio.to_thread(happens)
         return verification
@@ -663,8 +665,11 @@ def test_when_the_hashing_queue_is_full_log_ins_are_told_to_come_back(
     make_client: ClientFactory, held_up: HeldUp
 ) -> None:
     client = make_client(hashing_threads=2, hashing_queue=3)
+    networks = [f"192.0.2.{number % 2}" for number in range(6)]  # each has half of the queue
     with ThreadPoolExecutor(6) as browsers, held_up:
-        tries = [browsers.submit(log_in_with, client, PASSWORD) for _ in range(6)]
+        tries = [
+            browsers.submit(log_in, other_browser(client, network), ADA) for network in networks
+        ]
         done, waiting = wait(tries, timeout=30, return_when=FIRST_COMPLETED)
         (refused,) = (try_.result() for try_ in done)
         assert refused_as(refused) == (503, "busy")

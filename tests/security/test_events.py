@@ -80,7 +80,7 @@ STORIES: dict[str, Act] = {
     "login_started": lambda client: (client.cookies.clear(), log_in(client)),
     "login_failed": lambda client: log_in(client, BOB),
     "login_ended": log_out,
-    "logins_ended": lambda client: client.delete("/api/v1/users/me/sessions"),
+    "logins_ended": lambda client: client.delete("/api/v1/users/me/sessions?include_current=true"),
     "password_changed": lambda client: client.put("/api/v1/users/me/password", json=NEW),
     "password_refused": lambda client: client.put("/api/v1/users/me/password", json=WRONG),
     "password_reset_requested": forgot,
