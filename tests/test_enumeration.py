@@ -1,8 +1,8 @@
 """Nobody learns who has an account: not by the answer, nor by the work that it took.
 
-Each pair is measured, too, with interleaved samples; the effect is printed and nothing is asserted
-of it, because a clock on a busy machine proves nothing. What makes the times alike is asserted:
-the same statements and the same number of hashes.
+Each pair is measured, too, with interleaved samples; `make test args=tests/test_enumeration.py`
+prints the effect, and nothing is asserted of it: a clock on a busy machine proves nothing. What
+makes the times alike is asserted: the same statements and the same number of hashes.
 """
 
 import statistics
@@ -23,7 +23,7 @@ from tests.links import database_of, mint, outbox, verify
 from tests.people import ADA, BOB, log_in, register, sign_up_and_in, who_am_i
 from tests.rows import change_user, statements, the_user
 
-SAMPLES = 20
+SAMPLES = 12
 NOBODY = {"email": "nobody@example.com", "password": "a teapot full of gravel"}
 WITH_ROOM = {  # so that no limit ends the measuring
     "login_attempts_per_account": 1000,
