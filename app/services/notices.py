@@ -1,6 +1,5 @@
 """Mails that tell somebody what has happened to their account."""
 
-from typing import Any
 from uuid import UUID
 
 from sqlmodel import Session
@@ -18,13 +17,10 @@ def notify(
     email: str,
     client: Client,
     user_id: UUID | None = None,
-    **context: Any,
 ) -> None:
     """At most MAILS_PER_ADDRESS of a kind an hour: an address that was never verified may be
     anybody's, and what happens often says nothing new. Of each kind the first ones come, so
     nobody silences one by causing another.
     """
     if throttle.take_if_free(session, backend.throttle.notice(template, email)):
-        outbox.enqueue(
-            session, backend.settings, template, email, client, user_id=user_id, **context
-        )
+        outbox.enqueue(session, backend.settings, template, email, client, user_id=user_id)
