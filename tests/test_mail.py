@@ -347,7 +347,7 @@ def test_links_that_were_not_sent_yet_are_void_with_the_password(
     database = database_of(client)
     mail = database.run_write(claim, datetime.now(UTC))
     assert mail
-    database.run_write(outbox.void_links, ADA["email"])
+    database.run_write(outbox.void_links, ADA["email"], ada.id)
     assert database.run_write(courier.prepare, mail) is None
     assert {token.purpose for token in tokens(client)} == {Purpose.VERIFY_EMAIL}
 

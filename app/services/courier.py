@@ -250,7 +250,8 @@ def prepare(session: Session, mail: Mail) -> Letter | None:
     wished = template is Template.CONFIRM_EMAIL
     if user is None or (decided not in PURPOSES and not wished):
         return Letter(decided, mail.recipient, mail.context)
-    purpose = PURPOSES[template if wished else decided]
+    what = template if wished else decided
+    purpose = PURPOSES[what]
     if wished:  # the newest one is the one that counts
         one_time_tokens.void(session, user.id, purpose)
     lifetime = one_time_tokens.LIFETIMES[purpose]
@@ -259,7 +260,6 @@ def prepare(session: Session, mail: Mail) -> Letter | None:
     token = one_time_tokens.mint(session, user.id, purpose, mail.recipient, lifetime)
     if mail.attempts == 1:  # here it is known whose it is: they see who asked, and from where
         asked = Client(*(mail.context[key] for key in ("ip_address", "user_agent", "request_id")))
-        what = template if wished else decided
         audit.record(session, AuditEvent.LINK_SENT, asked, user_id=user.id, template=what)
     link = Link(token, lifetime) if decided in PURPOSES else None
     return Letter(decided, mail.recipient, mail.context, link)

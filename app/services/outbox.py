@@ -51,15 +51,13 @@ def enqueue(
     )
 
 
-def void_links(session: Session, email: str, user_id: UUID | None = None) -> None:
+def void_links(session: Session, email: str, user_id: UUID) -> None:
     """Mails with links that were not sent yet: what they were for has changed.
 
-    With user_id also those on their way to an address that is not the user's yet.
+    Also those on their way to an address that is not the user's yet.
     """
-    theirs = [col(Mail.recipient) == email]
-    if user_id:
-        theirs.append(col(Mail.user_id) == user_id)
-    void = delete(Mail).where(or_(*theirs), col(Mail.template).in_([*PURPOSES]))
+    theirs = or_(col(Mail.recipient) == email, col(Mail.user_id) == user_id)
+    void = delete(Mail).where(theirs, col(Mail.template).in_([*PURPOSES]))
     session.connection().execute(void)
 
 
