@@ -14,11 +14,11 @@ STALE = $(if $(shell test -x .venv/bin/python && echo there),,interpreter-gone)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint format types migration migrate downgrade admin reset-link purge doctor lock \
-	clean interpreter-gone
+.PHONY: help run test check lint format types migration migrate downgrade admin reset-link purge doctor \
+	native-argon2 lock clean interpreter-gone
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.runtime ## serve http://127.0.0.1:8000/docs; HOST=... PORT=... for another address
 	@$(APP) setup
@@ -59,6 +59,9 @@ purge: .venv/.runtime ## delete what has expired
 
 doctor: .venv/.runtime ## show the configuration, and what is wrong with it
 	@$(APP) doctor
+
+native-argon2: .venv/.runtime ## hash faster, by argon2 built for this processor; undo=1 for the wheel
+	@.venv/bin/python -m tools.native_argon2 $(if $(undo),--undo)
 
 lock: .venv/.dev ## pin requirements*.txt again; upgrade=1 for the newest versions
 	@$(APP) lock $(if $(upgrade),--upgrade)

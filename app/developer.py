@@ -60,7 +60,7 @@ def run_tests(arguments: Sequence[str] = ()) -> int:
 
 def lock(upgrade: bool) -> int:
     """Versions that are pinned already stay, unless `upgrade`."""
-    for name in ("requirements", "requirements-dev"):
+    for name in ("requirements", "requirements-native", "requirements-dev"):
         options = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-header"]
         options += ["--quiet", f"--output-file={name}.txt", *(["--upgrade"] if upgrade else [])]
         if failed := python("-m", "uv", "pip", "compile", f"{name}.in", *options):

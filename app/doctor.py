@@ -1,12 +1,15 @@
 """What `python -m app doctor` looks at: each problem with what is wrong and what to put there."""
 
 import os
+import re
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -20,7 +23,7 @@ from app.core.config import NOT_UTF8, Settings, SettingsError, explain
 from app.core.keys import access_keys
 from app.core.metrics import check_folder
 from app.core.password_policy import PasswordPolicy
-from app.core.passwords import available_cores, context
+from app.core.passwords import available_cores, context, share_of_cores
 from app.core.refusals import Refusal
 from app.core.smtp import Conversation, Unreachable
 from app.db.migrations import is_migrated
@@ -28,6 +31,8 @@ from app.db.session import Database
 
 RELEASED = datetime(2026, 11, 1, tzinfo=UTC)  # a clock that shows less is wrong
 LARGEST_SKEW = 2  # seconds between this clock and the database's
+LONGEST_WAIT = 5  # seconds for a hash; the database is not waited for any longer either
+PROCESSOR = Path("/proc/cpuinfo")  # of Linux
 HIDDEN = "(hidden)"
 
 
@@ -97,7 +102,7 @@ def shown(settings: Settings, name: str) -> str:
         return url.update_query_dict(hidden).render_as_string(hide_password=True)
     effective = {  # where nothing means a value that the service works out
         "refresh_grace_seconds": settings.grace.total_seconds(),
-        "hashing_threads": settings.hashing_threads or available_cores(),
+        "hashing_threads": settings.hashing_threads or share_of_cores(),
         "enable_docs": settings.docs_enabled,
     }
     return printable(effective.get(name, getattr(settings, name)))
@@ -285,15 +290,57 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
         yield wrong(f"{key}: links in mails would lead over plain http; put there https://.")
 
 
-def check_hashing(_: Settings) -> Iterator[Finding]:
+def check_hashing(settings: Settings) -> Iterator[Finding]:
     """What a log-in costs at least; the parameters are in app/core/passwords.py."""
-    times = []
-    for _attempt in range(3):
+    share = share_of_cores()
+    threads = settings.hashing_threads or share
+    busy = min(threads, available_cores())  # more of them only take memory
+    alone = hashes_a_second(1)
+    at_once = hashes_a_second(busy) if busy > 1 else alone
+    wait = settings.hashing_queue / at_once
+    together = f", {at_once:.0f} on {busy}" if busy > 1 else ""
+    yield ok(
+        f"hashing a password takes {1000 / alone:.0f} ms and 19 MiB: {alone:.0f} a second on one "
+        f"thread{together}; the last of a full queue waits {wait:.1f} seconds"
+    )
+    advice = []
+    if threads > share:
+        advice.append(
+            f"HASHING_THREADS: {threads} take {threads * 19} MiB and hash no faster than the "
+            f"{share} that this process has cores for; put there {share}."
+        )
+    if wait > LONGEST_WAIT:
+        enough = max(1, int(at_once * LONGEST_WAIT))
+        advice.append(f"HASHING_QUEUE: {wait:.0f} seconds are long to wait; put there {enough}.")
+    if has_faster_build():
+        advice.append(
+            "argon2 is built for any processor, and this one has AVX2: `make native-argon2` "
+            "builds a faster one (docs/operations.md)."
+        )
+    if advice:
+        yield note(" ".join(advice))
+
+
+def hashes_a_second(threads: int) -> float:
+    with ThreadPoolExecutor(threads) as pool:
+
+        def hash_on_each(times: int) -> None:
+            list(pool.map(context.hash, ["nine tall herons at dawn"] * threads * times))
+
+        hash_on_each(1)  # the first one waits for the system's memory
         start = time.perf_counter()
-        context.hash("nine tall herons at dawn")
-        times.append(time.perf_counter() - start)
-    cores = available_cores()
-    yield ok(f"hashing a password takes {min(times) * 1000:.0f} ms and 19 MiB, {cores} at a time")
+        hash_on_each(3)
+        return 3 * threads / (time.perf_counter() - start)
+
+
+def has_faster_build() -> bool:
+    """Only where it is known: wheels for Linux on x86-64 use SSE2 (tools/native_argon2.py)."""
+    try:
+        wheel = distribution("argon2-cffi-bindings").read_text("WHEEL") or ""
+        processor = PROCESSOR.read_text(encoding="utf-8", errors="replace")
+    except (PackageNotFoundError, OSError):
+        return False
+    return bool(re.search(r"(many|musl)linux\S*_x86_64", wheel)) and " avx2 " in processor
 
 
 def check_metrics(settings: Settings) -> Iterator[Finding]:

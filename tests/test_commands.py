@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import secrets
 import socket
 import stat
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app import doctor
 from app.cli import main as command_line
 from app.core.config import Settings
 from app.main import create_app
@@ -391,3 +394,79 @@ def test_doctor_makes_no_database(configured: Path) -> None:
     (configured / "app.db").unlink()
     main(["doctor"])
     assert not (configured / "app.db").exists()
+
+
+@pytest.fixture
+def fifty_hashes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On each of two cores, by a build that cannot be bettered."""
+    monkeypatch.setattr("app.doctor.available_cores", lambda: 2)
+    monkeypatch.setattr("app.doctor.share_of_cores", lambda: 2)
+    monkeypatch.setattr("app.doctor.hashes_a_second", lambda threads: 50 * threads)
+    monkeypatch.setattr("app.doctor.has_faster_build", lambda: False)
+
+
+def said_of_hashing(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if "hashing a password" in line)
+    return lines[first:]
+
+
+def test_doctor_measures_what_a_hash_costs_here(
+    configured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = said_of_hashing(capsys)[0]
+    found = re.search(r"takes (\d+) ms and 19 MiB: (\d+) a second on one thread", line)
+    assert found, line
+    assert int(found[1]) * int(found[2]) == pytest.approx(1000, rel=0.2)
+
+
+@pytest.mark.usefixtures("fifty_hashes_a_second")
+def test_doctor_advises_a_queue_that_nobody_waits_long_in(
+    configured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_to_env(configured, "HASHING_QUEUE=1500")
+    assert said_of_hashing(capsys) == [
+        "ok     hashing a password takes 20 ms and 19 MiB: 50 a second on one thread, 100 on 2; "
+        "the last of a full queue waits 15.0 seconds",
+        "note   HASHING_QUEUE: 15 seconds are long to wait; put there 500.",
+    ]
+    add_to_env(configured, "HASHING_QUEUE=500")
+    assert len(said_of_hashing(capsys)) == 1
+
+
+@pytest.mark.usefixtures("fifty_hashes_a_second")
+def test_doctor_advises_no_more_hashing_threads_than_cores(
+    configured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_to_env(configured, "HASHING_THREADS=8")
+    [cost, advice] = said_of_hashing(capsys)
+    assert "100 on 2" in cost
+    assert "HASHING_THREADS: 8 take 152 MiB" in advice
+    assert "put there 2." in advice
+    add_to_env(configured, "HASHING_THREADS=2")
+    assert len(said_of_hashing(capsys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("tag", "flags", "advised"),
+    [
+        ("cp310-abi3-manylinux_2_28_x86_64", "sse2 avx avx2 bmi2", True),
+        ("cp310-abi3-musllinux_1_2_x86_64", "sse2 avx avx2 bmi2", True),
+        ("cp310-abi3-linux_x86_64", "sse2 avx avx2 bmi2", False),  # built here
+        ("cp310-abi3-manylinux_2_28_x86_64", "sse2 avx", False),
+        ("cp310-abi3-manylinux_2_28_aarch64", "asimd", False),
+        ("cp310-abi3-manylinux_2_28_x86_64", None, False),  # nothing says what it can
+    ],
+)
+def test_doctor_advises_a_faster_build_where_it_is_known_to_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, flags: str | None, advised: bool
+) -> None:
+    processor = tmp_path / "cpuinfo"
+    if flags is not None:
+        processor.write_text(f"model name\t: Example\nflags\t\t: fpu {flags} xsave\n")
+    monkeypatch.setattr(doctor, "PROCESSOR", processor)
+    package = SimpleNamespace(read_text=lambda name: f"Tag: {tag}\n" if name == "WHEEL" else None)
+    monkeypatch.setattr(doctor, "distribution", lambda _: package)
+    assert doctor.has_faster_build() is advised

@@ -50,6 +50,7 @@ make_venv() {
 }
 
 uv=$(command -v uv || true)
+native=$(cat .venv/.native-argon2 2>/dev/null || true) # the version that `make native-argon2` built
 if ! works; then
     trap 'rm -rf .venv' EXIT
     trap 'exit 130' INT TERM
@@ -63,4 +64,10 @@ if [ -n "$uv" ]; then
     uv pip install --quiet --python .venv/bin/python --require-hashes -r "$1"
 else
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1"
+fi
+
+# A new version comes as the wheel, and so does everything in a new .venv.
+if [ -n "$native" ] && ! { [ -f .venv/.native-argon2 ] && grep -q "^argon2-cffi-bindings==$native " "$1"; }; then
+    rm -f .venv/.native-argon2
+    echo "argon2 is the slower wheel again: run make native-argon2 to build it for this processor."
 fi
