@@ -9,7 +9,7 @@ from sqlmodel import SQLModel
 
 import app.models  # noqa: F401  (fills the metadata)
 from app.core.config import load_settings
-from app.db.session import create_database_engine
+from app.db.engine import create_database_engine
 
 
 def run_offline() -> None:

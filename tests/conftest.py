@@ -29,8 +29,9 @@ Settings.model_config["env_file"] = None
 os.environ["SECRET_KEY"] = secrets.token_hex(32)
 os.environ["DATABASE_URL"] = "sqlite:///./never-opened.db"
 
+from app.db.engine import create_database_engine  # noqa: E402
 from app.db.migrations import alembic_config  # noqa: E402
-from app.db.session import Database, create_database_engine  # noqa: E402
+from app.db.session import Database  # noqa: E402
 from app.main import create_app  # noqa: E402
 from tests.links import MAIL  # noqa: E402
 from tests.mailbox import Mailbox, smtp_server  # noqa: E402

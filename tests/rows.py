@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, event, update
 from sqlmodel import Session, col, select
 
+from app.db import postgres
 from app.db.session import Database
 from app.models import AuditEvent, Budget, Login, User
 from app.models.audit import Event
@@ -73,8 +74,15 @@ def statements(database: Database) -> Iterator[list[str]]:
         if connection.engine.url == database.engine.url and not statement.startswith("BEGIN"):
             sent.append(statement)
 
+    async def execute(connection: Any, spelled: postgres.Spelled, values: Any) -> Any:
+        sent.append(spelled.prepare.partition(" AS ")[2])
+        return await unobserved(connection, spelled, values)
+
+    unobserved = postgres.execute
     event.listen(Engine, "before_cursor_execute", note)  # whichever engine it is that is asked
+    postgres.execute = execute
     try:
         yield sent
     finally:
         event.remove(Engine, "before_cursor_execute", note)
+        postgres.execute = unobserved

@@ -44,12 +44,14 @@ def test_time_outs() -> None:
 @pytest.mark.proves("13.1.2")
 def test_connections() -> None:
     settings = make_settings("postgresql://a:b@127.0.0.1:1/nothing")
-    most = 2 * settings.database_pool_size
-    assert f"twice `DATABASE_POOL_SIZE` a process ({most})" in row("database")[1]
+    size = settings.database_pool_size
+    most = f"twice `DATABASE_POOL_SIZE` and {session.READERS} a process ({2 * size + 2})"
+    assert most in row("database")[1]
     database = session.Database(settings)
-    engines = (database.engine, database._read_engine)
-    assert sum(engine.pool.size() for engine in engines) == most  # type: ignore[attr-defined]
-    assert all(engine.pool._max_overflow == 0 for engine in engines)  # type: ignore[attr-defined]
+    pools = [engine.pool for engine in (database.engine, database._read_engine)]
+    assert [pool.size() for pool in pools] == [size, session.READERS]  # type: ignore[attr-defined]
+    assert database._runner._size == size  # type: ignore[attr-defined]
+    assert all(pool._max_overflow == 0 for pool in pools)  # type: ignore[attr-defined]
     database.close()
 
 

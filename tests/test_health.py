@@ -11,8 +11,9 @@ from sqlalchemy import Engine, NullPool, create_engine
 from sqlmodel import Session, text
 
 from app.core.identifiers import new_id
+from app.db.engine import create_database_engine
 from app.db.migrations import alembic_config
-from app.db.session import Database, create_database_engine
+from app.db.session import Database
 from app.main import create_app
 from tests.answers import refused_as
 from tests.conftest import make_settings

@@ -18,8 +18,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel
 
+from app.db.engine import create_database_engine
 from app.db.migrations import alembic_config, known_revisions
-from app.db.session import create_database_engine
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,8 @@ from sqlmodel import delete
 
 from app.core.moments import to_microseconds
 from app.core.tokens import ClientId
-from app.db.session import Database, create_database_engine
+from app.db.engine import create_database_engine
+from app.db.session import Database
 from app.main import create_app
 from app.models import User
 from tests.conftest import ClientFactory, make_settings

@@ -61,9 +61,10 @@ class Boundary:
         length = headers.get("content-length", "")
         if length.isdecimal() and (len(length) > 9 or int(length) > LARGEST_BODY):
             return Reason.CONTENT_TOO_LARGE
-        query = QueryParams(scope["query_string"])
-        if len(query.multi_items()) > len(query):  # a proxy could read another one of them
-            return Reason.BAD_REQUEST
+        if scope["query_string"]:
+            query = QueryParams(scope["query_string"])
+            if len(query.multi_items()) > len(query):  # a proxy could read another one of them
+                return Reason.BAD_REQUEST
         return None
 
     def answers_under(self, host: str, path: str) -> bool:

@@ -7,7 +7,6 @@ one. With DEBUG=true they go without the prefix and Secure, so that plain http c
 """
 
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from fastapi import Request, Response
@@ -22,7 +21,8 @@ from app.core.tokens import DEVICE_LIFETIME, ClientId, DeviceToken, InvalidToken
 from app.models.login import Login
 from app.services.backend import Backend
 
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)  # not "now": some clients keep a cookie for that second
+# Not "now": some clients keep a cookie for that second.
+LONG_AGO = "; expires=Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 def access_cookie(settings: Settings) -> str:
@@ -37,8 +37,16 @@ def device_cookie(settings: Settings) -> str:
     return "auth-device" if settings.debug else "__Host-device"
 
 
-def attributes(settings: Settings) -> dict[str, Any]:
-    return {"path": "/", "secure": not settings.debug, "httponly": True, "samesite": "lax"}
+def put(response: Response, settings: Settings, name: str, value: str, max_age: int) -> None:
+    """max_age: seconds; 0 deletes it. Starlette's set_cookie() would take ten times as long: our
+    values are tokens, which need no quotes.
+    """
+    gone = "" if max_age else LONG_AGO
+    secure = "" if settings.debug else "; Secure"
+    response.headers.append(
+        "Set-Cookie",
+        f"{name}={value}; HttpOnly; Max-Age={max_age}; Path=/; SameSite=lax{secure}{gone}",
+    )
 
 
 def set_cookies(response: Response, backend: Backend, login: Login) -> datetime:
@@ -52,8 +60,7 @@ def set_cookies(response: Response, backend: Backend, login: Login) -> datetime:
         (access_cookie(settings), access, access_expires_at),
         (refresh_cookie(settings), refresh, login.expires_at),
     ):
-        shared = attributes(settings)
-        response.set_cookie(name, token, max_age=seconds_until(expires_at), **shared)
+        put(response, settings, name, token, seconds_until(expires_at))
     return access_expires_at
 
 
@@ -63,12 +70,8 @@ def set_device_cookie(
     """Renewed at every log-in: a year without one, and the browser is a stranger."""
     now = datetime.now(UTC)
     token = backend.tokens.issue_device(user_id, known.device_id if known else new_id(), now)
-    response.set_cookie(
-        device_cookie(backend.settings),
-        token,
-        max_age=int(DEVICE_LIFETIME.total_seconds()),
-        **attributes(backend.settings),
-    )
+    lifetime = int(DEVICE_LIFETIME.total_seconds())
+    put(response, backend.settings, device_cookie(backend.settings), token, lifetime)
 
 
 def take_cookies(scope: Scope, settings: Settings) -> None:
@@ -121,4 +124,4 @@ def clear_cookies(response: Response, settings: Settings, *, device: bool = Fals
     """
     names = [access_cookie(settings), refresh_cookie(settings)]
     for name in [*names, device_cookie(settings)] if device else names:
-        response.set_cookie(name, "", max_age=0, expires=LONG_AGO, **attributes(settings))
+        put(response, settings, name, "", 0)

@@ -60,10 +60,9 @@ access_token_scheme = AccessTokenScheme(
 
 
 async def get_identified(
-    request: Request,
-    backend: BackendDep,
-    presented: Annotated[str | None, Depends(access_token_scheme)],
+    request: Request, presented: Annotated[str | None, Depends(access_token_scheme)]
 ) -> Current:
+    backend: Backend = request.app.state.backend
     if not presented:
         raise Refusal(Reason.NOT_AUTHENTICATED)
     try:

@@ -9,12 +9,13 @@ inline.
 from html import escape
 from pathlib import Path
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from app.api.assets import Assets, page
+from app.api.routes import group
 
-router = APIRouter(include_in_schema=False)
+router = group(include_in_schema=False)
 
 ASSETS = Assets(Path(__file__).resolve().parent.parent / "static")
 

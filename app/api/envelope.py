@@ -17,17 +17,18 @@ from app.core.config import Settings
 from app.core.logs import current_request_id, log_event, logger
 
 REQUEST_ID = "X-Request-ID"
+REQUEST_ID_HEADER = REQUEST_ID.lower().encode()
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
-# Unless a response sets its own.
-SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
-    "X-Content-Type-Options": "nosniff",
-}
+# Unless a response sets its own. In lower case, as ASGI has them.
+SECURITY_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
 class Envelope:
@@ -60,11 +61,10 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer[REQUEST_ID] = request_id
-                for name, value in SECURITY_HEADERS.items():
-                    answer.setdefault(name, value)
-                tell_quota(answer, state.get("caller"))
+                sent = {name for name, _ in message["headers"]}
+                message["headers"] += [pair for pair in SECURITY_HEADERS if pair[0] not in sent]
+                message["headers"].append((REQUEST_ID_HEADER, request_id.encode()))
+                tell_quota(MutableHeaders(scope=message), state.get("caller"))
             await send(message)
 
         try:

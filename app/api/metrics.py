@@ -4,10 +4,11 @@ import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from starlette.types import Scope
 
 from app.api.dependencies import BackendDep
+from app.api.routes import group
 from app.core import metrics
 from app.core.metrics import Backlog
 from app.core.refusals import Refusal
@@ -15,7 +16,7 @@ from app.services import outbox
 
 LONGEST_WAIT = 3  # seconds for the database: less than Prometheus waits for the whole answer
 
-router = APIRouter(include_in_schema=False)
+router = group(include_in_schema=False)
 
 
 @router.get("/metrics")
@@ -32,9 +33,5 @@ async def read_metrics(backend: BackendDep) -> Response:
 
 
 def route_template(scope: Scope) -> str:
-    """`/api/v1/users/{user_id}`, never the path itself: whoever asks for paths makes no labels.
-
-    Only FastAPI's own context has the prefixes of the routers around a route.
-    """
-    context = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(context, "path_format", "unmatched")
+    """`/api/v1/users/{user_id}`, never the path itself: whoever asks for paths makes no labels."""
+    return getattr(scope.get("route"), "path_format", "unmatched")

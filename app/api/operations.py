@@ -2,15 +2,16 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel
 
 from app.api.dependencies import BackendDep
 from app.api.problems import problems
+from app.api.routes import group
 from app.core.refusals import Reason, Refusal
 from app.db.migrations import is_migrated
 
-router = APIRouter(tags=["operations"])
+router = group(tags=["operations"])
 
 
 class Health(BaseModel):

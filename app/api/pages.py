@@ -7,14 +7,15 @@ then, a POST by a button, uses it up: mail scanners that open links, and run scr
 
 from pathlib import Path
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.api.assets import Assets, page
+from app.api.routes import group
 from app.core.config import Settings
 
-router = APIRouter(prefix="/account", include_in_schema=False)
+router = group("/account", include_in_schema=False)
 
 FOLDER = Path(__file__).resolve().parent.parent / "pages"
 ASSETS = Assets(FOLDER)

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class Client:
 HERE = Client("", "python -m app")
 
 
+@lru_cache(maxsize=4096)
 def read_address(text: str) -> Address | None:
     """An IPv4 address that came in on an IPv6 socket is the IPv4 address."""
     try:

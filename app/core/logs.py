@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 LONGEST_VALUE = 500  # characters: a log line is no place to store what a client sends
+DETAIL = "DETAIL: "  # so PostgreSQL begins the explanation of an error: it quotes the row
 
 logger = logging.getLogger("app")
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
@@ -22,6 +23,10 @@ def configure_logging() -> None:
     handler.setFormatter(JsonFormatter())
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.INFO)
+    # What no line tells, and what takes longer to find out than to write the line: see
+    # "Optimization" in the documentation of logging.
+    logging._srcfile = None
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     # uvicorn brings handlers of its own, and an access log that would show query strings.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
@@ -34,13 +39,13 @@ def log_event(name: str, level: int = logging.INFO, **fields: Any) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """json.dumps escapes control characters and line breaks, so one event stays one line."""
+    """The encoder escapes control characters and line breaks, so one event stays one line."""
+
+    encode = json.JSONEncoder(default=str).encode
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-        }
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {"time": time, "level": record.levelname.lower()}
         if request_id := current_request_id.get():
             line["request_id"] = request_id
         fields = getattr(record, "fields", None)
@@ -49,21 +54,21 @@ class JsonFormatter(logging.Formatter):
             line["message"] = shorten(record.getMessage())
         else:
             line["event"] = record.msg
-            line.update(
-                (name, shorten(value)) for name, value in fields.items() if value is not None
-            )
+            for name, value in fields.items():
+                if value is not None:
+                    line[name] = shorten(value) if isinstance(value, str) else value
         if record.exc_info:
             line["traceback"] = without_rows(self.formatException(record.exc_info))
-        return json.dumps(line, default=str)
+        return self.encode(line)
 
 
-def shorten(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    value = without_rows(value)
-    return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "…"
+def shorten(text: str) -> str:
+    text = without_rows(text)
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
 
 
 def without_rows(text: str) -> str:
-    """PostgreSQL explains an error by quoting the row: addresses and hashes."""
-    return re.sub(r"^DETAIL: .*$", "DETAIL: (left out)", text, flags=re.MULTILINE)
+    """Without addresses and hashes."""
+    if DETAIL not in text:
+        return text
+    return re.sub(rf"^{DETAIL}.*$", f"{DETAIL}(left out)", text, flags=re.MULTILINE)

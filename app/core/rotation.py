@@ -64,3 +64,14 @@ def judge(lineage: Lineage, n: int, *, clock: int, grace: int) -> tuple[Verdict,
         candidate = Presentation(n, now)
 
     return Verdict.ROTATE, Lineage(now, witness, candidate)
+
+
+def judge_newest(n: int, *, clock: int, grace: int) -> Lineage | None:
+    """The lineage that judge() makes of its own newest token, `last`, once that is old.
+
+    It depends on nothing else that the lineage remembers, so nothing has to be read first. None:
+    the token is young, and judge() has to see the lineage.
+    """
+    if grace and n < clock - grace:
+        return Lineage(clock, witness=Presentation(n, clock))
+    return None

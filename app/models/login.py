@@ -62,9 +62,8 @@ class Login(SQLModel, table=True):
 
     @lineage.setter
     def lineage(self, lineage: Lineage) -> None:
-        self.last = lineage.last
-        self.witness_n, self.witness_at = lineage.witness or (None, None)
-        self.candidate_n, self.candidate_at = lineage.candidate or (None, None)
+        for name, value in lineage_columns(lineage).items():
+            setattr(self, name, value)
 
     @property
     def last_used_at(self) -> datetime:
@@ -76,6 +75,18 @@ class Login(SQLModel, table=True):
 
 def presentation(n: int | None, at: int | None) -> Presentation | None:
     return None if n is None or at is None else Presentation(n, at)
+
+
+def lineage_columns(lineage: Lineage) -> dict[str, int | None]:
+    witness_n, witness_at = lineage.witness or (None, None)
+    candidate_n, candidate_at = lineage.candidate or (None, None)
+    return {
+        "last": lineage.last,
+        "witness_n": witness_n,
+        "witness_at": witness_at,
+        "candidate_n": candidate_n,
+        "candidate_at": candidate_at,
+    }
 
 
 class Credentials(Input):

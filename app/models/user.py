@@ -45,11 +45,10 @@ def without_control_characters(text: str | None) -> str | None:
     return text.strip() or None
 
 
-EmailAddress = Annotated[
-    str,
-    AfterValidator(canonical_email),
-    WithJsonSchema({"type": "string", "format": "email", "maxLength": LONGEST_EMAIL}),
+StoredEmail = Annotated[
+    str, WithJsonSchema({"type": "string", "format": "email", "maxLength": LONGEST_EMAIL})
 ]
+EmailAddress = Annotated[StoredEmail, AfterValidator(canonical_email)]
 FullName = Annotated[str | None, AfterValidator(without_control_characters)]
 
 # `format` hides it in forms, and `writeOnly` says that no answer holds it.
@@ -166,7 +165,12 @@ class Accepted(SQLModel):
     detail: str = "If this can be done, a mail says how to go on."
 
 
-class UserPublic(UserBase):
+class UserPublic(SQLModel):
+    # As stored, and so not checked once more: that would take longer than to read it.
+    email: StoredEmail = Field(schema_extra={"examples": [EXAMPLE_EMAIL]})
+    full_name: str | None = Field(
+        default=None, max_length=200, schema_extra={"examples": ["Ada Lovelace"]}
+    )
     id: UUID
     email_verified: bool = Field(description="Whether mail to this address has reached them.")
     is_active: bool

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, or_, update
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
@@ -14,10 +14,12 @@ from app.core.config import Settings
 from app.core.logs import log_event
 from app.core.moments import MICROSECOND, to_microseconds
 from app.core.refusals import Reason, Refusal
-from app.core.rotation import Verdict, judge
+from app.core.rotation import Lineage, Verdict, judge, judge_newest
 from app.core.tokens import AccessToken, ClientId, RefreshToken
+from app.db.session import Database
+from app.db.statement import Statement, columns_of, load
 from app.models.audit import Event
-from app.models.login import Login
+from app.models.login import Login, lineage_columns
 from app.models.mail import Template
 from app.models.user import User
 from app.services import audit, throttle
@@ -28,11 +30,25 @@ from app.services.notices import notify
 LONGEST_LIST = 100  # logins
 
 
-# The two statements of nearly every request. To build one takes as long as to run it.
-CURRENT = (
-    select(User, Login)
-    .join(Login)
-    .where(col(Login.id) == bindparam("login_id"), col(User.id) == bindparam("user_id"))
+# The statements of nearly every request.
+CURRENT = Statement(
+    "current",
+    select(*columns_of(User), *columns_of(Login))
+    .join_from(User, Login)
+    .where(col(Login.id) == bindparam("login_id"), col(User.id) == bindparam("user_id")),
+)
+ROTATE_NEWEST = Statement(
+    "rotate_newest",
+    update(Login)
+    .where(
+        col(Login.id) == bindparam("login_id"),
+        col(Login.last) == bindparam("presented"),
+        col(Login.last) > bindparam("idle_since"),
+        col(Login.expires_at) > bindparam("now"),
+        exists().where(col(User.id) == col(Login.user_id), col(User.is_active)),
+    )
+    .values({name: bindparam(f"new_{name}") for name in lineage_columns(Lineage(0))})
+    .returning(*columns_of(Login)),
 )
 LOCKED = (
     select(Login, User)
@@ -159,12 +175,33 @@ async def refresh(
     """
     if token.client_id != client_id:
         raise Refusal(Reason.NOT_AUTHENTICATED)
+    if refreshed := await rotate_newest(backend, token, received_at):
+        return refreshed
     outcome = await backend.database.write(rotate, token, backend, client, received_at)
     if isinstance(outcome, Login):
         return outcome
     if outcome.reason is not Reason.TOKEN_REUSED:  # which has left its trace with the audit
         log_event(outcome.reason, user_id=outcome.user_id, login_id=token.login_id)
     raise Refusal(outcome.reason)
+
+
+async def rotate_newest(backend: Backend, token: RefreshToken, received_at: float) -> Login | None:
+    """As nearly always: the newest token, and its grace is over. One statement, which holds if the
+    token is still the newest when it is carried out. None: nothing has been done.
+    """
+    settings, now = backend.settings, datetime.now(UTC)
+    lineage = judge_newest(token.n, clock=to_microseconds(now), grace=grace_of(settings))
+    if lineage is None or waited_too_long(received_at, settings):
+        return None
+    row = await backend.database.first(
+        ROTATE_NEWEST,
+        login_id=token.login_id,
+        presented=token.n,
+        idle_since=to_microseconds(now - settings.idle_lifetime),
+        now=now,
+        **{f"new_{name}": value for name, value in lineage_columns(lineage).items()},
+    )
+    return None if row is None else load(Login, row)
 
 
 class Refused(NamedTuple):
@@ -175,11 +212,13 @@ class Refused(NamedTuple):
 def rotate(
     session: Session, token: RefreshToken, backend: Backend, client: Client, received_at: float
 ) -> Login | Refused:
-    """Refused is returned, not raised, so that the end of a stolen login is committed."""
+    """Whatever there is to be judged, with the lock.
+
+    Refused is returned, not raised, so that the end of a stolen login is committed.
+    """
     settings = backend.settings
     row = session.exec(LOCKED, params={"login_id": token.login_id}).first()
-    # A token that waited says when it was presented no longer: stale work is not evidence.
-    if settings.grace and time.monotonic() - received_at > settings.grace.total_seconds() / 3:
+    if waited_too_long(received_at, settings):
         raise Refusal(Reason.BUSY)
     if row is None:
         return Refused(Reason.SESSION_REVOKED)
@@ -187,7 +226,7 @@ def rotate(
 
     now = datetime.now(UTC)
     verdict, lineage = judge(
-        login.lineage, token.n, clock=to_microseconds(now), grace=settings.grace // MICROSECOND
+        login.lineage, token.n, clock=to_microseconds(now), grace=grace_of(settings)
     )
     if verdict is Verdict.THEFT:
         session.delete(login)
@@ -202,6 +241,17 @@ def rotate(
     return login
 
 
+def waited_too_long(received_at: float, settings: Settings) -> bool:
+    """Then a token says no longer when it was presented: stale work is not evidence."""
+    waited = time.monotonic() - received_at
+    return bool(settings.grace) and waited > settings.grace.total_seconds() / 3
+
+
+def grace_of(settings: Settings) -> int:
+    """In microseconds."""
+    return settings.grace // MICROSECOND
+
+
 class Current(NamedTuple):
     """Who is asking, and by which login."""
 
@@ -211,7 +261,7 @@ class Current(NamedTuple):
 
 async def identify(backend: Backend, token: AccessToken) -> Current:
     """Raises Refusal(SESSION_REVOKED or SESSION_EXPIRED), at the first request after it ended."""
-    current = await backend.database.read(find_current, token)
+    current = await find_current(backend.database, token)
     if current is None or not current.user.is_active:
         raise Refusal(Reason.SESSION_REVOKED)
     if current.login.has_expired(datetime.now(UTC), backend.settings.idle_lifetime):
@@ -219,10 +269,13 @@ async def identify(backend: Backend, token: AccessToken) -> Current:
     return current
 
 
-def find_current(session: Session, token: AccessToken) -> Current | None:
+async def find_current(database: Database, token: AccessToken) -> Current | None:
     """User, login and revocation in one query."""
-    row = session.exec(CURRENT, params=token._asdict()).first()
-    return Current(*row) if row else None
+    row = await database.first(CURRENT, user_id=token.user_id, login_id=token.login_id)
+    if row is None:
+        return None
+    border = len(columns_of(User))
+    return Current(load(User, row[:border]), load(Login, row[border:]))
 
 
 async def list_alive(backend: Backend, user: User) -> Sequence[Login]:

@@ -1,8 +1,10 @@
 """The evidence rule step by step, with its boundary values. Times are small integers here."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.core.rotation import Lineage, Presentation, Verdict, judge
+from app.core.rotation import Lineage, Presentation, Verdict, judge, judge_newest
 
 G = 60
 
@@ -217,3 +219,31 @@ def test_a_fast_thief_as_in_the_documentation() -> None:
     assert seen[1010].witness == Presentation(0, 900)
     assert seen[1030].witness == Presentation(950, 970)
     assert is_theft(login, 900, clock=1800)
+
+
+# The newest token: what one statement may do without reading first
+
+
+@pytest.mark.proves("10.4.5", "RT-05")
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 20))), st.integers(0, 200))
+def test_the_newest_token_once_old_is_judged_the_same_whatever_was_before(
+    presentations: list[tuple[int, int]], pause: int
+) -> None:
+    """Any tokens of a login, presented in any order, by anybody, at any pace and any clock."""
+    lineage, issued, clock = Lineage(last=1000), [1000], 1000
+    for step, which in presentations:
+        clock += step - 50
+        verdict, lineage = judge(lineage, issued[which % len(issued)], clock=clock, grace=G)
+        if verdict is Verdict.ROTATE:
+            issued.append(lineage.last)
+    clock += pause
+    after = judge_newest(lineage.last, clock=clock, grace=G)
+    if after is None:
+        assert clock <= lineage.last + G
+    else:
+        assert judge(lineage, lineage.last, clock=clock, grace=G) == (Verdict.ROTATE, after)
+
+
+@pytest.mark.parametrize("grace", [0, G])
+def test_a_young_token_and_strict_single_use_need_the_lineage(grace: int) -> None:
+    assert judge_newest(1000, clock=1000 + G, grace=grace) is None

@@ -49,7 +49,7 @@ def test_no_statement_is_put_together_from_text() -> None:
         if isinstance(node, ast.Call) and node.args and takes_sql.search(ast.unparse(node.func))
         if isinstance(node.args[0], ast.JoinedStr | ast.BinOp)
     ]
-    assert found == [("session.py", "f'PRAGMA {pragma}'")]  # of a tuple of two constants
+    assert found == [("engine.py", "f'PRAGMA {pragma}'")]  # of a tuple of two constants
 
 
 @pytest.mark.proves("1.2.4", "SQ-03")

@@ -43,7 +43,7 @@ def route_of(operation: Operation) -> str:
 
 @pytest.mark.proves("8.1.1")
 def test_the_matrix_lists_every_operation_and_no_other() -> None:
-    assert [*MATRIX] == [route_of(operation) for operation in OPERATIONS]
+    assert sorted(MATRIX) == sorted(route_of(operation) for operation in OPERATIONS)
 
 
 @pytest.mark.proves("8.1.1")
@@ -58,11 +58,7 @@ def test_what_is_not_in_the_document_is_listed_too() -> None:
 
 def all_routes(app: Any) -> Iterator[tuple[str, bool]]:
     for route in app.routes:
-        if hasattr(route, "effective_route_contexts"):  # a router that was included
-            for context in route.effective_route_contexts():
-                yield context.path, context.include_in_schema
-        else:
-            yield route.path, route.include_in_schema
+        yield route.path, route.include_in_schema
 
 
 @pytest.mark.proves("8.1.1", "8.2.1", "8.3.1", "AZ-01")

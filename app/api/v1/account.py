@@ -1,6 +1,6 @@
 """The current user's own account."""
 
-from fastapi import APIRouter, Request, Response, status
+from fastapi import Request, Response, status
 
 from app.api.cookies import clear_cookies, presented_device, set_cookies, set_device_cookie
 from app.api.dependencies import BackendDep, ClientDep, CurrentLogin, CurrentUser, IdentifiedLogin
@@ -12,6 +12,7 @@ from app.api.problems import (
     WITH_BODY,
     problems,
 )
+from app.api.routes import V1, group
 from app.api.strict_json import StrictJsonRoute
 from app.api.v1.oauth2 import token_pair
 from app.core.refusals import Reason
@@ -30,7 +31,7 @@ from app.models.user import (
 )
 from app.services import authentication, profile
 
-router = APIRouter(prefix="/users/me", tags=["account"], route_class=StrictJsonRoute)
+router = group(f"{V1}/users/me", tags=["account"], route_class=StrictJsonRoute)
 
 STEP_UP = (Reason.WRONG_PASSWORD, Reason.TOO_MANY_ATTEMPTS)
 

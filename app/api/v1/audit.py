@@ -2,17 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.api.dependencies import BackendDep, CurrentAdmin, CurrentUser
 from app.api.problems import ADMINISTRATOR, AUTHENTICATED, DATABASE, problems
+from app.api.routes import V1, group
 from app.core.refusals import Reason
 from app.models.audit import ActivityPage, ActivityPublic, AuditEvent, AuditPage, AuditQuery
 from app.models.base import PageQuery
 from app.services import audit
 from app.services.paging import Page
 
-router = APIRouter()
+router = group(V1)
 
 LIST = (Reason.BAD_REQUEST, Reason.VALIDATION_FAILED, *DATABASE)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response, status
+from fastapi import Depends, Request, Response, status
 from fastapi.responses import JSONResponse
 
 from app.api.cookies import (
@@ -15,6 +15,7 @@ from app.api.cookies import (
 )
 from app.api.dependencies import BackendDep, ClientDep, access_token_scheme
 from app.api.problems import ACCEPTED, NEW_PASSWORD, UNSAFE, WITH_BODY, problems
+from app.api.routes import V1, group
 from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
 from app.core.tokens import ClientId
@@ -22,7 +23,7 @@ from app.models.login import Credentials, SessionRefreshed, SessionStarted, Sess
 from app.models.user import Accepted, User, UserCreate, UserPublic
 from app.services import accounts, authentication, logins
 
-router = APIRouter(prefix="/auth", tags=["auth"], route_class=StrictJsonRoute)
+router = group(f"{V1}/auth", tags=["auth"], route_class=StrictJsonRoute)
 
 
 @router.post(

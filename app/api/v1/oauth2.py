@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from app.api.dependencies import BackendDep, ClientDep
 from app.api.errors import note_refusal
 from app.api.problems import PROBLEMS, RETRY_AFTER, problems
+from app.api.routes import V1, group
 from app.core.client import Client
 from app.core.moments import seconds_until
 from app.core.passwords import LONGEST_PASSWORD
@@ -86,7 +87,7 @@ def oauth2_answer(error: str, description: str, status: int = 400) -> JSONRespon
     return JSONResponse({"error": error, "error_description": description}, status)
 
 
-router = APIRouter(prefix="/auth", tags=["tokens"], route_class=OAuth2Route)
+router = group(f"{V1}/auth", tags=["tokens"], route_class=OAuth2Route)
 
 LATER: dict[str, Any] = {
     "model": OAuth2Problem,

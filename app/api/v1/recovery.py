@@ -1,16 +1,17 @@
 """What a mailed link is for, and how to get one. No login is needed, and none is started."""
 
-from fastapi import APIRouter, Response, status
+from fastapi import Response, status
 
 from app.api.dependencies import BackendDep, ClientDep
 from app.api.problems import NEW_PASSWORD, WITH_BODY, problems
+from app.api.routes import V1, group
 from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
 from app.models.mail import LinkToken, NewPasswordByLink
 from app.models.user import Accepted, EmailOnly
 from app.services import recovery
 
-router = APIRouter(prefix="/auth", tags=["recovery"], route_class=StrictJsonRoute)
+router = group(f"{V1}/auth", tags=["recovery"], route_class=StrictJsonRoute)
 
 ASKING = problems(Reason.TOO_MANY_ATTEMPTS, *WITH_BODY)
 

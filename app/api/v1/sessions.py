@@ -2,11 +2,12 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter, Response, status
+from fastapi import Response, status
 
 from app.api.cookies import clear_cookies
 from app.api.dependencies import BackendDep, ClientDep, CurrentLogin
 from app.api.problems import AUTHENTICATED, DATABASE, UNSAFE, problems
+from app.api.routes import V1, group
 from app.core.refusals import Reason
 from app.core.tokens import ClientId
 from app.models.login import SessionPublic
@@ -14,7 +15,7 @@ from app.services import logins
 from app.services.backend import Backend
 from app.services.logins import Current
 
-router = APIRouter(prefix="/users/me/sessions", tags=["sessions"])
+router = group(f"{V1}/users/me/sessions", tags=["sessions"])
 
 
 @router.get("", responses=problems(*AUTHENTICATED, *DATABASE))

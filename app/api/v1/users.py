@@ -3,11 +3,12 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import Query, Response, status
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from app.api.dependencies import BackendDep, ClientDep, CurrentAdmin
 from app.api.problems import ADMINISTRATOR, DATABASE, UNSAFE, WITH_BODY, problems
+from app.api.routes import V1, group
 from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
 from app.models.user import (
@@ -31,7 +32,7 @@ class OtherThanMe(StringConvertor):
 
 register_url_convertor("other", OtherThanMe())
 
-router = APIRouter(prefix="/users", tags=["administration"], route_class=StrictJsonRoute)
+router = group(f"{V1}/users", tags=["administration"], route_class=StrictJsonRoute)
 
 ONE_USER = (*ADMINISTRATOR, Reason.NOT_FOUND, Reason.VALIDATION_FAILED)
 

@@ -1,0 +1,45 @@
+"""Statements without a session, on a database thread.
+
+For SQLite; and for PostgreSQL on Windows, whose event loop cannot wait for libpq's connections.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy import Engine
+
+from app.db.faults import faults_refused, retried_once
+from app.db.statement import Row, Statement
+
+
+class OnThreads:
+    def __init__(
+        self,
+        engine: Engine,
+        on_thread: Callable[..., Awaitable[Any]],
+        turn_to_write: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._engine = engine
+        self._on_thread = on_thread
+        self._turn_to_write = turn_to_write
+
+    async def first(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+        run = self._write if statement.writes else self._read
+        row: Row | None = await self._on_thread(run, statement, values)
+        return row
+
+    def close(self) -> None:
+        """The engine closes its connections."""
+
+    def _read(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+        return retried_once(lambda: self._execute(statement, values))
+
+    def _write(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+        with faults_refused(), self._turn_to_write():
+            return self._execute(statement, values)
+
+    def _execute(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+        with self._engine.connect() as connection:
+            row = connection.execute(statement.clause, values).first()
+            return None if row is None else list(row)
