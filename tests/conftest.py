@@ -29,6 +29,7 @@ Settings.model_config["env_file"] = None
 os.environ["SECRET_KEY"] = secrets.token_hex(32)
 os.environ["DATABASE_URL"] = "sqlite:///./never-opened.db"
 
+from app.core import passwords  # noqa: E402
 from app.db.engine import create_database_engine  # noqa: E402
 from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database  # noqa: E402
@@ -57,6 +58,17 @@ def migrate(database_url: str) -> None:
     config.attributes["engine"] = engine
     command.upgrade(config, "head")
     engine.dispose()
+
+
+QUICK = passwords.context.copy(argon2__memory_cost=64, argon2__time_cost=1)
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash takes a tenth of a millisecond instead of 25, but where a test is about hashes."""
+    if not request.node.get_closest_marker("real_hashes"):
+        monkeypatch.setattr(passwords, "context", QUICK)
+    passwords.nobodys_hash.cache_clear()
 
 
 @pytest.fixture(scope="session")

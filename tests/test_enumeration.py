@@ -23,6 +23,8 @@ from tests.links import database_of, mint, outbox, verify
 from tests.people import ADA, BOB, log_in, register, sign_up_and_in, who_am_i
 from tests.rows import change_user, statements, the_user
 
+pytestmark = pytest.mark.real_hashes
+
 SAMPLES = 12
 NOBODY = {"email": "nobody@example.com", "password": "a teapot full of gravel"}
 WITH_ROOM = {  # so that no limit ends the measuring

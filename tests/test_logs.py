@@ -200,9 +200,9 @@ def test_tokens_that_are_refused_leave_no_secret(
 
 FAILING = [
     "app.services.authentication.authenticate",
-    "app.services.authentication.find_with_reset",
+    "app.services.authentication.find_who_tries",
     "app.core.passwords.verify",
-    "app.services.logins.insert_login",
+    "app.services.new_logins.insert_login",
     "app.api.v1.auth.set_cookies",
 ]
 
@@ -238,7 +238,7 @@ def test_an_error_of_the_database_is_logged_without_values(
     drop = text(f"ALTER TABLE {table} RENAME TO canaries")
     database.run_write(execute, drop)
     answer = log_in(client, CANARY_PERSON | {"email": f"{CANARY}@example.com"})
-    assert answer.status_code == (503 if table == "users" else 401)
+    assert answer.status_code == 503
     assert log_in(client, CANARY_PERSON).status_code == 503
     assert who_am_i(client).status_code == 401
     assert_no_secret(journal, ADA["email"])

@@ -15,7 +15,7 @@ from app.core.client import HERE
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import ClientId
 from app.models.mail import Purpose
-from app.services import logins, profile
+from app.services import new_logins, profile
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory
 from tests.jars import copied_jar, held, other_browser
@@ -254,7 +254,7 @@ def test_of_twenty_changes_at_once_exactly_one_wins(ada: TestClient) -> None:
     user = the_user(database, ADA["email"])
 
     def change(number: int) -> Reason | None:
-        login = logins.new_login(user, HERE, ClientId.BROWSER, backend.settings)
+        login = new_logins.new_login(user, HERE, ClientId.BROWSER, backend.settings)
         barrier.wait()
         try:
             new_hash = f"!{number}"

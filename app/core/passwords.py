@@ -7,11 +7,13 @@ full is refused at once.
 
 import asyncio
 import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import get_native_id
 from typing import NamedTuple, TypeVar
 
 from passlib.context import CryptContext
@@ -21,6 +23,7 @@ from app.core.refusals import Reason, Refusal
 LONGEST_PASSWORD = 1024  # characters
 SHORTEST_PASSWORD = 8  # characters: the floor of PASSWORD_MIN_LENGTH
 BCRYPT_LIMIT = 72  # bytes
+NICENESS = 5  # of a hashing thread: the event loop goes first where both want the same core
 
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class Passwords:
 
     def __init__(self, threads: int | None, queue: int) -> None:
         threads = threads or share_of_cores()
-        self._executor = ThreadPoolExecutor(threads, "hashing")
+        self._executor = ThreadPoolExecutor(threads, "hashing", give_way)
         self._room = threads + queue  # only ever touched on the event loop
         self._share = (threads + queue + 1) // 2  # of one network: others get in, too
         self._under_way: Counter[str] = Counter()
@@ -95,6 +98,14 @@ class Passwords:
             self._under_way[network] -= 1
             if not self._under_way[network]:
                 del self._under_way[network]
+
+
+def give_way() -> None:
+    """So that a flood of log-ins slows log-ins. Elsewhere the system has no such thing as a
+    thread's own priority.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
 
 
 def verify(password: str, stored: str | None) -> Verification:

@@ -7,7 +7,7 @@ plan one takes PostgreSQL longer than to run it.
 import asyncio
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ
 from psycopg2.extras import register_uuid
 from sqlalchemy import Dialect, Engine
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from app.core.refusals import Reason, Refusal
 from app.db.engine import CONNECT_ARGUMENTS, PATIENCE, SLOWEST_STATEMENT
@@ -47,15 +47,15 @@ class OnLoop:
         self._room = WeakKeyDictionary()
         self._spelled: dict[str, Spelled] = {}
 
-    async def first(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+    async def rows(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         spelled = self._spell(statement)
         room = await self._enter()
         try:
             with faults_refused():
-                row = await self._execute(spelled, values)
+                rows = await self._execute(spelled, values)
         finally:
             room.release()
-        return None if row is None else spelled.row(row)
+        return [spelled.row(row) for row in rows]
 
     def close(self) -> None:
         while self._idle:
@@ -67,17 +67,17 @@ class OnLoop:
         return self._spelled[statement.name]
 
     async def _execute(self, spelled: "Spelled", values: dict[str, Any]) -> Any:
-        """The first row as it comes. Raises DBAPIError as SQLAlchemy does, or OutcomeUnknown."""
+        """The rows as they come. Raises DBAPIError as SQLAlchemy does, or OutcomeUnknown."""
         connection = self._take() or await self._on_thread(self._open)
         try:
-            row = await execute(connection, spelled, values)
+            rows = await execute(connection, spelled, values)
         except BaseException as error:  # also where nobody waits any more: an answer is on its way
             connection.close()
             if isinstance(error, psycopg2.Error):
                 raise described(error, self._engine.dialect) from error
             raise
         self._idle.append(connection)
-        return row
+        return rows
 
     def _take(self) -> Connection | None:
         """One that has not broken while it was idle."""
@@ -124,28 +124,44 @@ class Spelled(NamedTuple):
     name: str
     prepare: str
     execute: str
-    values: Sequence[tuple[str, Convert]]
+    values: Sequence[tuple[str, Any, Convert]]  # by name, or else a constant of the statement's
     columns: Sequence[Convert]
 
     @classmethod
     def of(cls, statement: Statement, dialect: Dialect) -> Self:
         compiled: Any = statement.clause.compile(dialect=dialect)
         names = list(compiled.params)
-        values = f" ({', '.join(['%s'] * len(names))})" if names else ""
+        kinds = [compiled.binds[name].type for name in names]
         numbered = {name: f"${number}" for number, name in enumerate(names, 1)}
         return cls(
             statement.name,
-            f"PREPARE {statement.name} AS {compiled.string % numbered}",
-            f"EXECUTE {statement.name}{values}",
-            [(name, to_driver(compiled.binds[name].type, dialect)) for name in names],
+            f"PREPARE {statement.name}{in_brackets(type_name(kind, dialect) for kind in kinds)}"
+            f" AS {compiled.string % numbered}",
+            f"EXECUTE {statement.name}{in_brackets('%s' for _ in names)}",
+            [
+                (name, compiled.params[name], to_driver(kind, dialect))
+                for name, kind in zip(names, kinds, strict=True)
+            ],
             [from_driver(column.type, dialect) for column in statement.columns],
         )
 
     def arguments(self, values: dict[str, Any]) -> list[Any]:
-        return [convert(values[name]) for name, convert in self.values]
+        return [convert(values.get(name, constant)) for name, constant, convert in self.values]
 
     def row(self, values: Sequence[Any]) -> Row:
         return [convert(value) for convert, value in zip(self.columns, values, strict=True)]
+
+
+def in_brackets(parts: Iterable[str]) -> str:
+    text = ", ".join(parts)
+    return f" ({text})" if text else ""
+
+
+def type_name(kind: TypeEngine[Any], dialect: Dialect) -> str:
+    """So that PostgreSQL need not guess; where SQLAlchemy does not know, it has to."""
+    if isinstance(kind, NullType):
+        return "unknown"
+    return dialect.type_compiler_instance.process(kind)
 
 
 def to_driver(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
@@ -168,7 +184,7 @@ async def execute(connection: Connection, spelled: Spelled, values: dict[str, An
         connection.prepared.add(spelled.name)
     cursor.execute(spelled.execute, spelled.arguments(values))
     await answer(connection)
-    return cursor.fetchone()
+    return cursor.fetchall()
 
 
 async def answer(connection: Connection) -> None:

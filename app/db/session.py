@@ -39,7 +39,8 @@ class Database:
         # Two engines, because switching one connection between autocommit and transactions costs
         # time, and loses its place in the pool when the connection breaks just then.
         self.engine = create_database_engine(settings)
-        on_loop = self.engine.dialect.name == "postgresql" and sys.platform != "win32"
+        self.dialect = self.engine.dialect.name
+        on_loop = self.dialect == "postgresql" and sys.platform != "win32"
         readers = READERS if on_loop else settings.database_pool_size
         self._read_engine = create_database_engine(
             settings,
@@ -50,7 +51,7 @@ class Database:
         )
         self._threads = ThreadPoolExecutor(settings.database_pool_size, "database")
         # SQLite has one writer, and its way of waiting is to sleep and look again.
-        self._writer = Lock() if self.engine.dialect.name == "sqlite" else None
+        self._writer = Lock() if self.dialect == "sqlite" else None
         self._runner: Runner
         if on_loop:
             self._runner = OnLoop(self.engine, settings.database_pool_size, self._on_thread)
@@ -70,10 +71,13 @@ class Database:
 
     async def first(self, statement: Statement, **values: Any) -> Row | None:
         """The row that it finds or changes, if any. Committed, and in no session."""
-        row = await self._runner.first(statement, values)
+        return next(iter(await self.rows(statement, values)), None)
+
+    async def rows(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
+        rows = await self._runner.rows(statement, values)
         if statement.writes:
             self.after_write()
-        return row
+        return rows
 
     def submit(self, job: Callable[[], object]) -> None:
         """For a database thread, and nobody waits: it handles its own errors."""

@@ -2,9 +2,7 @@
 
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Select
 from sqlalchemy.orm import class_mapper
-from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import SQLModel
 
 Row = list[Any]
@@ -14,17 +12,17 @@ T = TypeVar("T", bound=SQLModel)
 class Statement:
     """`name` is what PostgreSQL calls it once it is prepared. Its values are bindparam()s."""
 
-    def __init__(self, name: str, clause: Select[Any] | ReturningUpdate[Any]) -> None:
+    def __init__(self, name: str, clause: Any) -> None:
         self.name = name
         self.clause = clause
-        self.writes = not isinstance(clause, Select)
+        self.writes = clause.is_dml or bool(getattr(clause, "_independent_ctes", ()))
         self.columns = [*clause.exported_columns]
 
 
 class Runner(Protocol):
     """Runs one statement at a time, which is committed when it returns."""
 
-    async def first(self, statement: Statement, values: dict[str, Any]) -> Row | None: ...
+    async def rows(self, statement: Statement, values: dict[str, Any]) -> list[Row]: ...
 
     def close(self) -> None: ...
 

@@ -24,22 +24,21 @@ class OnThreads:
         self._on_thread = on_thread
         self._turn_to_write = turn_to_write
 
-    async def first(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+    async def rows(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         run = self._write if statement.writes else self._read
-        row: Row | None = await self._on_thread(run, statement, values)
-        return row
+        rows: list[Row] = await self._on_thread(run, statement, values)
+        return rows
 
     def close(self) -> None:
         """The engine closes its connections."""
 
-    def _read(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+    def _read(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         return retried_once(lambda: self._execute(statement, values))
 
-    def _write(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+    def _write(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         with faults_refused(), self._turn_to_write():
             return self._execute(statement, values)
 
-    def _execute(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+    def _execute(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         with self._engine.connect() as connection:
-            row = connection.execute(statement.clause, values).first()
-            return None if row is None else list(row)
+            return [list(row) for row in connection.execute(statement.clause, values)]

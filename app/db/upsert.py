@@ -3,10 +3,9 @@
 from typing import Any
 
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, SQLModel
+from sqlmodel import SQLModel
 
 
-def insert(session: Session, table: type[SQLModel]) -> Any:
+def insert(dialect: str, table: type[SQLModel]) -> Any:
     """INSERT with on_conflict_do_update."""
-    dialect = session.get_bind().dialect.name
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

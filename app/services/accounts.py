@@ -59,7 +59,7 @@ def insert_or_replace(session: Session, backend: Backend, user: User, client: Cl
         col(User.last_login_at).is_(None),  # in use, from when nobody had to be verified
         col(User.is_admin).is_(False),
     )
-    statement = insert(session, User).values(**user.model_dump())
+    statement = insert(session.get_bind().dialect.name, User).values(**user.model_dump())
     new = statement.excluded
     replaced = {name: new[name] for name in ("hashed_password", "full_name", "password_changed_at")}
     statement = statement.on_conflict_do_update(

@@ -19,54 +19,59 @@ SERIOUS = {Event.TOKEN_REUSED, Event.LIMIT_REACHED}
 FAILURES = {Event.LOGIN_FAILED, Event.PASSWORD_REFUSED, Event.TOKEN_REUSED, Event.LIMIT_REACHED}
 
 
-def record(
-    session: Session,
+def record(session: Session, what: Event, client: Client, /, **about: Any) -> None:
+    """about: as describe() takes it. The line follows when the transaction is committed: what did
+    not happen is in neither.
+    """
+    add(session, describe(what, client, **about))
+
+
+def add(session: Session, recorded: AuditEvent) -> None:
+    session.add(recorded)
+    event.listen(session, "after_commit", lambda _: announce(recorded), once=True)
+
+
+def describe(
     what: Event,
     client: Client,
-    /,
     *,
     user_id: UUID | None = None,
     actor_id: UUID | None = None,
     login_id: UUID | None = None,
     **details: Any,
-) -> None:
+) -> AuditEvent:
     """user_id: whose account it is about. actor_id: who did it, as far as they were logged in.
 
-    details: plain JSON, and nothing secret or personal. The line follows when the transaction is
-    committed: what did not happen is in neither.
+    details: plain JSON, and nothing secret or personal.
     """
-    result = "failure" if what in FAILURES else "success"
-    session.add(
-        AuditEvent(
-            at=datetime.now(UTC),
-            event=what,
-            result=result,
-            user_id=user_id,
-            actor_id=actor_id,
-            login_id=login_id,
-            ip_address=client.ip_address,
-            user_agent=client.user_agent,
-            request_id=client.request_id,
-            details=details,
-        )
+    return AuditEvent(
+        at=datetime.now(UTC),
+        event=what,
+        result="failure" if what in FAILURES else "success",
+        user_id=user_id,
+        actor_id=actor_id,
+        login_id=login_id,
+        ip_address=client.ip_address,
+        user_agent=client.user_agent,
+        request_id=client.request_id,
+        details=details,
     )
 
-    def log(_: Session) -> None:
-        metrics.count_event(what, result)
-        log_event(
-            what,
-            logging.WARNING if what in SERIOUS else logging.INFO,
-            request_id=client.request_id or None,
-            result=result,
-            user_id=user_id,
-            actor_id=actor_id,
-            login_id=login_id,
-            ip_address=client.ip_address,
-            user_agent=client.user_agent,
-            **details,
-        )
 
-    event.listen(session, "after_commit", log, once=True)
+def announce(recorded: AuditEvent) -> None:
+    metrics.count_event(recorded.event, recorded.result)
+    log_event(
+        recorded.event,
+        logging.WARNING if recorded.event in SERIOUS else logging.INFO,
+        request_id=recorded.request_id or None,
+        result=recorded.result,
+        user_id=recorded.user_id,
+        actor_id=recorded.actor_id,
+        login_id=recorded.login_id,
+        ip_address=recorded.ip_address,
+        user_agent=recorded.user_agent,
+        **recorded.details,
+    )
 
 
 def read_trail(session: Session, query: AuditQuery) -> Page[AuditEvent]:

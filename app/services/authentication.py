@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, func, update
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
@@ -13,7 +13,10 @@ from app.core.identifiers import lowest_id
 from app.core.moments import to_microseconds
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import DeviceToken
+from app.db.session import Database
+from app.db.statement import Statement, columns_of, load
 from app.models.audit import AuditEvent, Event
+from app.models.login import Login
 from app.models.user import User
 from app.services import audit, throttle
 from app.services.backend import Backend
@@ -23,11 +26,15 @@ TIME_TO_LOG_IN = timedelta(hours=1)  # after a reset, from where it was made
 
 
 class Authenticated(NamedTuple):
-    """Who gave the right password, from which known device, and what the attempt took."""
+    """Who gave the right password, from which known device, and what the attempt took.
+
+    logins: how many they had when their `last_login_at` was read. None: not known.
+    """
 
     user: User
     device: DeviceToken | None
     claims: tuple[Claim, ...]
+    logins: int | None
 
 
 class Attempt(NamedTuple):
@@ -37,6 +44,7 @@ class Attempt(NamedTuple):
     device: DeviceToken | None
     claims: tuple[Claim, ...]
     used_up: list[UsedUp]
+    logins: int | None
 
 
 async def authenticate(
@@ -48,8 +56,8 @@ async def authenticate(
     refusal after the same work. Raises Refusal(INVALID_CREDENTIALS, TOO_MANY_ATTEMPTS or BUSY).
     """
     backend.passwords.refuse_if_full(client.network)
-    attempt = await backend.database.write(begin_attempt, backend, email, client, device)
-    user, known_device, claims, used_up = attempt
+    attempt = await begin_attempt(backend, email, client, device)
+    user, known_device, claims, used_up, logins = attempt
     while True:
         stored = user.hashed_password if user else None
         async with given_back_if_busy(backend, claims):
@@ -63,14 +71,15 @@ async def authenticate(
             user.hashed_password = verification.replacement
             break
         user = await backend.database.read(find_again, user)  # it changed meanwhile: look again
-    return Authenticated(user, known_device, claims)
+        logins = None
+    return Authenticated(user, known_device, claims, logins)
 
 
-def begin_attempt(
-    session: Session, backend: Backend, email: str, client: Client, device: DeviceToken | None
+async def begin_attempt(
+    backend: Backend, email: str, client: Client, device: DeviceToken | None
 ) -> Attempt:
     """Taken before the password is looked at: of many at the same time no more get through."""
-    user, reset_from = find_with_reset(session, email)
+    user, reset_from, logins = await find_who_tries(backend.database, email)
     known = device if user and device and is_known(device, user) else None
     if known:
         claims = backend.throttle.known_device(known.device_id)
@@ -78,7 +87,8 @@ def begin_attempt(
         claims = backend.throttle.known_device(f"{user.id}:{client.network}")
     else:
         claims = backend.throttle.log_in(email, client)
-    return Attempt(user, known, claims, throttle.take(session, claims, client))
+    used_up = await throttle.take_alone(backend.database, claims, client)
+    return Attempt(user, known, claims, used_up, logins)
 
 
 def note_failure(
@@ -94,29 +104,43 @@ def is_known(device: DeviceToken, user: User) -> bool:
     return device.user_id == user.id and device.n >= to_microseconds(user.password_changed_at)
 
 
-def find_with_reset(session: Session, email: str) -> tuple[User | None, str | None]:
-    """And the network from which they have just reset their password, if they have.
+LATEST_RESET = (
+    select(AuditEvent.ip_address)
+    .where(
+        col(AuditEvent.user_id) == User.id,
+        col(AuditEvent.id) >= bindparam("lowest_id"),
+        col(AuditEvent.event) == Event.PASSWORD_RESET,
+    )
+    .order_by(col(AuditEvent.id).desc())
+    .limit(1)
+    .scalar_subquery()
+)
+LOGINS = select(func.count()).where(col(Login.user_id) == User.id).scalar_subquery()
+WHO_TRIES = Statement(
+    "who_tries",
+    select(*columns_of(User))
+    .add_columns(LATEST_RESET, LOGINS)
+    .where(col(User.email) == bindparam("email")),
+)
+
+
+async def find_who_tries(
+    database: Database, email: str
+) -> tuple[User | None, str | None, int | None]:
+    """And the network from which they have just reset their password, if they have, and how many
+    logins they have.
 
     A reset makes every device a stranger, and an attack on the account may still be going on:
     whoever has read the mail must not be shut out now. Their network stands in for the device.
     One statement, whether or not there is an account: nobody learns that by the work it takes.
     """
-    latest_reset = (
-        select(AuditEvent.ip_address)
-        .where(
-            col(AuditEvent.user_id) == User.id,
-            col(AuditEvent.id) >= lowest_id(datetime.now(UTC) - TIME_TO_LOG_IN),
-            col(AuditEvent.event) == Event.PASSWORD_RESET,
-        )
-        .order_by(col(AuditEvent.id).desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    row = session.exec(select(User, latest_reset).where(col(User.email) == email)).first()
+    since = lowest_id(datetime.now(UTC) - TIME_TO_LOG_IN)
+    row = await database.first(WHO_TRIES, email=email, lowest_id=since)
     if row is None:
-        return None, None
-    user, address = row
-    return user, None if address is None else Client(address, "").network
+        return None, None, None
+    *user, address, logins = row
+    reset_from = None if address is None else Client(address, "").network
+    return load(User, user), reset_from, logins
 
 
 def may_log_in(backend: Backend, user: User) -> bool:

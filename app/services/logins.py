@@ -1,4 +1,4 @@
-"""Logins: start, refresh, end. A login is a row, and ending it deletes the row."""
+"""Logins: refresh, identify, end. A login is a row, and ending it deletes the row."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, or_, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, update
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
@@ -22,8 +22,7 @@ from app.models.audit import Event
 from app.models.login import Login, lineage_columns
 from app.models.mail import Template
 from app.models.user import User
-from app.services import audit, throttle
-from app.services.authentication import Authenticated
+from app.services import audit
 from app.services.backend import Backend
 from app.services.notices import notify
 
@@ -56,109 +55,6 @@ LOCKED = (
     .where(col(Login.id) == bindparam("login_id"))
     .with_for_update(of=Login)
 )
-
-
-async def start(
-    backend: Backend,
-    authenticated: Authenticated,
-    client: Client,
-    client_id: ClientId,
-    *,
-    replacing: Collection[UUID] = (),
-) -> Login:
-    """Log in: always a new login. The one that the request brought along ends.
-
-    Raises Refusal(INVALID_CREDENTIALS) where the account changed while its password was hashed.
-    """
-    login = new_login(authenticated.user, client, client_id, backend.settings)
-    await backend.database.write(insert_login, backend, login, authenticated, client, replacing)
-    authenticated.user.last_login_at = login.created_at
-    return login
-
-
-def new_login(user: User, client: Client, client_id: ClientId, settings: Settings) -> Login:
-    now = datetime.now(UTC)
-    return Login(
-        user_id=user.id,
-        client_id=client_id,
-        user_agent=client.user_agent,
-        ip_address=client.ip_address,
-        created_at=now,
-        expires_at=now + settings.absolute_lifetime,
-        last=to_microseconds(now),
-    )
-
-
-def insert_login(
-    session: Session,
-    backend: Backend,
-    login: Login,
-    authenticated: Authenticated,
-    client: Client,
-    replacing: Collection[UUID],
-) -> None:
-    """Hashing takes a while, and nothing is locked meanwhile: the account is looked at again.
-
-    The lock makes a password change or a deletion wait until this login is there to be ended.
-    """
-    user, settings = authenticated.user, backend.settings
-    familiar = select(func.count(col(Login.id))).where(
-        col(Login.user_id) == user.id,
-        col(Login.ip_address) == client.ip_address,
-        col(Login.user_agent) == client.user_agent,
-    )
-    unchanged = (
-        update(User)
-        .where(
-            col(User.id) == user.id,
-            col(User.hashed_password) == user.hashed_password,
-            col(User.is_active),
-        )
-        .values(last_login_at=login.created_at)
-        .returning(familiar.scalar_subquery())
-    )
-    row = session.connection().execute(unchanged).first()
-    if row is None:
-        raise Refusal(Reason.INVALID_CREDENTIALS)
-    end_surplus(session, user, settings.sessions_per_user - 1, replacing, client)
-    session.add(login)
-    audit.record(
-        session,
-        Event.LOGIN_STARTED,
-        client,
-        user_id=user.id,
-        actor_id=user.id,
-        login_id=login.id,
-        client_id=login.client_id,
-        known_device=authenticated.device is not None,
-    )
-    is_new = authenticated.device is None and user.last_login_at is not None
-    if login.client_id == ClientId.PROGRAM and row[0]:  # it keeps no cookies, but came from there
-        is_new = False
-    if is_new:
-        notify(session, backend, Template.NEW_DEVICE, user.email, client, user.id)
-    session.flush()
-    # Last, because others wait for these rows. Whoever closed the account opens it so again.
-    guesses = backend.throttle.guesses_at(user)
-    throttle.note_success(session, authenticated.claims, guesses)
-
-
-def end_surplus(
-    session: Session, user: User, spared: int, replacing: Collection[UUID], client: Client
-) -> None:
-    """Those that the request brought along, and the least recently used above SESSIONS_PER_USER.
-
-    A statement of its own: in one that waited for the lock, PostgreSQL would not see the logins
-    that it waited for.
-    """
-    by_use = (
-        select(Login.id)
-        .where(col(Login.user_id) == user.id, col(Login.id).not_in(replacing))
-        .order_by(col(Login.last).desc())
-        .offset(spared)
-    )
-    surplus = or_(col(Login.id).in_(replacing), col(Login.id).in_(by_use))
-    end_and_note(session, surplus, client)
 
 
 async def refresh(

@@ -22,5 +22,8 @@ def notify(
     anybody's, and what happens often says nothing new. Of each kind the first ones come, so
     nobody silences one by causing another.
     """
-    if throttle.take_if_free(session, backend.throttle.notice(template, email)):
-        outbox.enqueue(session, backend.settings, template, email, client, user_id=user_id)
+    settings = backend.settings
+    if settings.sends_mail and throttle.take_if_free(
+        session, backend.throttle.notice(template, email)
+    ):
+        outbox.enqueue(session, settings, template, email, client, user_id=user_id)

@@ -17,7 +17,7 @@ from app.services import (
     accounts,
     audit,
     authentication,
-    logins,
+    new_logins,
     one_time_tokens,
     outbox,
     recovery,
@@ -64,7 +64,7 @@ async def change_password(
         raise Refusal(Reason.PASSWORD_UNCHANGED)
     await backend.policy.check(new_password, user.email, user.full_name)
     hashed_password = await backend.passwords.hash(new_password)
-    login = logins.new_login(user, client, ClientId(current.login.client_id), backend.settings)
+    login = new_logins.new_login(user, client, ClientId(current.login.client_id), backend.settings)
     return await backend.database.write(
         exchange_password, backend, user, hashed_password, login, client
     )

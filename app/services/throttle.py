@@ -13,10 +13,11 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, case, cast, delete
+from sqlalchemy import BigInteger, bindparam, case, delete, true, union_all
 from sqlmodel import Session, col, select
 
 from app.core.client import Client, Quota
@@ -24,6 +25,8 @@ from app.core.config import Settings
 from app.core.keys import derive_key
 from app.core.moments import MICROSECOND, to_microseconds
 from app.core.refusals import Reason, Refusal
+from app.db.session import Database
+from app.db.statement import Statement
 from app.db.upsert import insert
 from app.models.audit import Event
 from app.models.budget import Budget
@@ -141,18 +144,54 @@ class Level(NamedTuple):
 def take(session: Session, claims: Sequence[Claim], client: Client) -> list[UsedUp]:
     """Take an attempt's part of every budget, or of none. Says which ones it has used up.
 
-    Raises Refusal(TOO_MANY_ATTEMPTS), with `retry_after` in seconds.
+    Raises Refusal(TOO_MANY_ATTEMPTS), with `retry_after` in seconds. That rolls back what it took.
     """
     now = to_microseconds(datetime.now(UTC))
     levels = spend(session, claims, now)
-    waits = {
+    return settle(claims, levels, waits(session, claims, levels, now), client, now)
+
+
+async def take_alone(database: Database, claims: Sequence[Claim], client: Client) -> list[UsedUp]:
+    """The same in a statement of its own, without a transaction. If one budget has no room, the
+    others get their parts back at once; until then they let rather too few through than too many.
+    """
+    now = to_microseconds(datetime.now(UTC))
+    statement = spending(database.dialect, len(claims))
+    levels = levels_of(await database.rows(statement, spending_values(claims, now)))
+    waiting: dict[Claim, int] = {}
+    if len(levels) < len(claims):
+        waiting = await database.write(give_up, claims, levels, now)
+    return settle(claims, levels, waiting, client, now)
+
+
+def give_up(
+    session: Session, claims: Sequence[Claim], levels: Mapping[str, Level], now: int
+) -> dict[Claim, int]:
+    give_back(session, [claim for claim in claims if claim.key in levels])
+    return waits(session, claims, levels, now)
+
+
+def waits(
+    session: Session, claims: Iterable[Claim], levels: Mapping[str, Level], now: int
+) -> dict[Claim, int]:
+    """How long for those that had no room, in seconds."""
+    return {
         claim: seconds_to_wait(session, claim, now) for claim in claims if claim.key not in levels
     }
+
+
+def settle(
+    claims: Iterable[Claim],
+    levels: Mapping[str, Level],
+    waiting: Mapping[Claim, int],
+    client: Client,
+    now: int,
+) -> list[UsedUp]:
     for claim in claims:
         if claim.limit.own:
-            client.quota = quota(claim, levels.get(claim.key), now, waits)
-    if waits:  # raised, so that what the other budgets lost is rolled back
-        raise Refusal(Reason.TOO_MANY_ATTEMPTS, retry_after=max(waits.values()))
+            client.quota = quota(claim, levels.get(claim.key), now, waiting)
+    if waiting:
+        raise Refusal(Reason.TOO_MANY_ATTEMPTS, retry_after=max(waiting.values()))
     return [used_up for claim in claims if (used_up := last_one(claim, levels[claim.key], now))]
 
 
@@ -186,64 +225,122 @@ def take_if_free(session: Session, claim: Claim) -> bool:
 
 def spend(session: Session, claims: Sequence[Claim], now: int) -> dict[str, Level]:
     """The budgets that had room, by their keys, as they are then."""
+    statement = spending(session.get_bind().dialect.name, len(claims))
+    values = spending_values(claims, now)
+    return levels_of(session.connection().execute(statement.clause, values).all())
+
+
+def levels_of(rows: Iterable[Sequence[Any]]) -> dict[str, Level]:
+    return {key: Level(drained_at, attempts) for key, drained_at, attempts in rows}
+
+
+def spending_values(claims: Iterable[Claim], now: int) -> dict[str, Any]:
     rows = [
-        {"key": claim.key, "drained_at": now + claim.cost, "attempts": int(claim.limit.consecutive)}
+        (claim.key, now + claim.cost, int(claim.limit.consecutive))
         for claim in sorted(claims, key=lambda claim: claim.key)
     ]
-    statement = insert(session, Budget).values(rows)
-    new = statement.excluded
+    return {
+        "now": now,
+        # Whoever waited for a row sees it filled by somebody who came a moment later.
+        "full": now + HOUR + min(SECOND, *(claim.cost // 2 for claim in claims)),
+        "forgotten": now - BUDGETS_KEPT // MICROSECOND,
+        "latest": now + HOUR + CLOCKS_APART,
+        **values_of(rows),
+    }
+
+
+@cache
+def spending(dialect: str, claims: int) -> Statement:
+    """Built once: that takes longer than to run it."""
+    statement = upserting(dialect, claims)
+    new, now = statement.excluded, bindparam("now", type_=BigInteger)
     drained_at, failures = believed(now)
     filled = drained_at + (new.drained_at - now)
-    # Whoever waited for a row sees it filled by somebody who came a moment later.
-    full = now + HOUR + min(SECOND, *(claim.cost // 2 for claim in claims))
     statement = statement.on_conflict_do_update(
         index_elements=["key"],
         set_={"drained_at": filled, "attempts": failures + new.attempts},
-        where=(filled <= full) & (failures < MOST_FAILURES),
+        where=(filled <= bindparam("full", type_=BigInteger)) & (failures < MOST_FAILURES),
     ).returning(col(Budget.key), col(Budget.drained_at), col(Budget.attempts))
-    taken = session.connection().execute(statement).all()
-    return {row.key: Level(row.drained_at, row.attempts) for row in taken}
+    return Statement(f"spend_{claims}", statement)
 
 
-def believed(now: int) -> tuple[Any, Any]:
+COLUMNS: tuple[Any, ...] = (Budget.key, Budget.drained_at, Budget.attempts)
+
+
+def upserting(dialect: str, rows: int, *sources: Any) -> Any:
+    """In the order of its rows, which is the order of their locks. sources: what each row needs.
+
+    The rows come from a SELECT, because SQLAlchemy compiles an INSERT of several rows anew each
+    time, which takes longer than to run it.
+    """
+    selected = [
+        select(*(bindparam(f"row{row}_{c.key}", type_=c.type).label(c.key) for c in COLUMNS))
+        .select_from(*sources)
+        .where(true())  # without it, SQLite would take ON CONFLICT for a JOIN's ON
+        for row in range(rows)
+    ]
+    return insert(dialect, Budget).from_select(list(COLUMNS), union_all(*selected))
+
+
+def values_of(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    return {
+        f"row{number}_{column.key}": value
+        for number, row in enumerate(rows)
+        for column, value in zip(COLUMNS, row, strict=True)
+    }
+
+
+def believed(now: Any) -> tuple[Any, Any]:
     """When the budget is empty, now or later, and its failures in a row: SQL.
 
     Failures from long ago are forgotten. So is what a clock wrote that was wrong then, or a clock
     that is wrong now would refuse everybody until it is right.
     """
-    moment = col(Budget.drained_at)
-    latest = now + HOUR + CLOCKS_APART
-    known = moment.between(now - BUDGETS_KEPT // MICROSECOND, latest)
-    drained_at = case((moment.between(now, latest), moment), else_=cast(now, BigInteger))
+    moment, latest = col(Budget.drained_at), bindparam("latest", type_=BigInteger)
+    known = moment.between(bindparam("forgotten", type_=BigInteger), latest)
+    drained_at = case((moment.between(now, latest), moment), else_=now)
     return drained_at, case((known, col(Budget.attempts)), else_=0)
 
 
 def give_back(session: Session, claims: Iterable[Claim]) -> None:
     """Of an attempt that nobody looked at after all."""
-    one_less = case((col(Budget.attempts) > 0, col(Budget.attempts) - 1), else_=0)
-    put_back(session, {claim.key: claim.cost for claim in claims}, one_less)
+    put_back(session, {claim.key: claim.cost for claim in claims}, successful=False)
 
 
 def note_success(session: Session, claims: Iterable[Claim], related: Iterable[Claim] = ()) -> None:
     """It gives its part back, and failures in a row are counted anew, also in related budgets."""
-    parts = {claim.key: 0 for claim in related} | {claim.key: claim.cost for claim in claims}
-    put_back(session, parts, 0)
+    put_back(session, parts_of(claims, related), successful=True)
 
 
-def put_back(session: Session, parts: Mapping[str, int], attempts: Any) -> None:
+def parts_of(claims: Iterable[Claim], related: Iterable[Claim]) -> dict[str, int]:
+    return {claim.key: 0 for claim in related} | {claim.key: claim.cost for claim in claims}
+
+
+def put_back(session: Session, parts: Mapping[str, int], *, successful: bool) -> None:
+    if parts:
+        statement = putting_back(session.get_bind().dialect.name, len(parts), successful)
+        session.connection().execute(statement, putting_back_values(parts))
+
+
+def putting_back_values(parts: Mapping[str, int]) -> dict[str, Any]:
+    now = to_microseconds(datetime.now(UTC))
+    rows = [(key, now - part, 0) for key, part in sorted(parts.items())]
+    return {"now": now, **values_of(rows)}
+
+
+@cache
+def putting_back(dialect: str, parts: int, successful: bool, *sources: Any) -> Any:
     """An upsert, as it locks in the order of its rows; UPDATE has none. What it may insert where
     a budget was purged meanwhile is an empty one.
     """
-    now = to_microseconds(datetime.now(UTC))
-    rows = [
-        {"key": key, "drained_at": now - part, "attempts": 0} for key, part in sorted(parts.items())
-    ]
-    statement = insert(session, Budget).values(rows)
+    statement = upserting(dialect, parts, *sources)
+    now = bindparam("now", type_=BigInteger)
     less = col(Budget.drained_at) + (statement.excluded.drained_at - now)
-    statement = statement.on_conflict_do_update(
-        index_elements=["key"], set_={"drained_at": less, "attempts": attempts}
+    one_less = case((col(Budget.attempts) > 0, col(Budget.attempts) - 1), else_=0)
+    return statement.on_conflict_do_update(
+        index_elements=["key"],
+        set_={"drained_at": less, "attempts": 0 if successful else one_less},
     )
-    session.connection().execute(statement)
 
 
 def begin_anew(session: Session, claims: Iterable[Claim]) -> None:

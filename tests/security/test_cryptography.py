@@ -23,6 +23,8 @@ from tests.proof import ROOT
 from tests.rows import the_user
 from tests.security.document import sections, table
 
+pytestmark = pytest.mark.real_hashes
+
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
 LIBRARIES = {"cryptography", "hashlib", "hmac", "jwt", "passlib", "random", "secrets", "ssl"}
 UNVETTED = {

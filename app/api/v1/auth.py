@@ -21,7 +21,7 @@ from app.core.refusals import Reason
 from app.core.tokens import ClientId
 from app.models.login import Credentials, SessionRefreshed, SessionStarted, SessionTimes
 from app.models.user import Accepted, User, UserCreate, UserPublic
-from app.services import accounts, authentication, logins
+from app.services import accounts, authentication, logins, new_logins
 
 router = group(f"{V1}/auth", tags=["auth"], route_class=StrictJsonRoute)
 
@@ -75,7 +75,7 @@ async def login(
         client,
         presented_device(request, backend),
     )
-    started = await logins.start(
+    started = await new_logins.start(
         backend,
         authenticated,
         client,

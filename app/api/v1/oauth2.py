@@ -27,7 +27,7 @@ from app.models.user import (
     Password,
     canonical_email,
 )
-from app.services import authentication, logins
+from app.services import authentication, logins, new_logins
 from app.services.backend import Backend
 
 
@@ -157,7 +157,7 @@ async def password_grant(backend: Backend, client: Client, username: str, passwo
     except ValueError:
         raise Refusal(Reason.INVALID_CREDENTIALS) from None
     authenticated = await authentication.authenticate(backend, email, password, client)
-    return await logins.start(backend, authenticated, client, ClientId.PROGRAM)
+    return await new_logins.start(backend, authenticated, client, ClientId.PROGRAM)
 
 
 async def refresh_grant(
