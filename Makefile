@@ -5,17 +5,20 @@
 HOST = 127.0.0.1
 PORT = 8000
 APP = .venv/bin/python -m app
+BENCH = .venv-bench/bin/python -m bench
 export PYTHON
+
+NODE_PEER = bench/peers/better_auth
 
 # A stamp is written last, so that an interrupted installation is taken up again. A system upgrade
 # may have removed the interpreter below a finished .venv: then it is made anew.
 INSTALL = sh tools/install.sh
-STALE = $(if $(shell test -x .venv/bin/python && echo there),,interpreter-gone)
+stale = $(if $(shell test -x $(1)/bin/python && echo there),,interpreter-gone)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run test check lint format types migration migrate downgrade admin reset-link purge doctor \
-	native-argon2 lock clean interpreter-gone
+	native-argon2 bench bench-growth bench-check lock clean interpreter-gone
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -63,17 +66,35 @@ doctor: .venv/.runtime ## show the configuration, and what is wrong with it
 native-argon2: .venv/.runtime ## hash faster, by argon2 built for this processor; undo=1 for the wheel
 	@.venv/bin/python -m tools.native_argon2 $(if $(undo),--undo)
 
+bench: .venv/.runtime .venv-bench/.bench ## measure the service, its peers and the limits; args="--rounds 1"
+	@$(BENCH) $(args)
+
+bench-growth: .venv/.runtime .venv-bench/.bench ## measure the service with up to ten million logins
+	@$(BENCH).growth $(args)
+
+bench-check: .venv/.runtime .venv-bench/.bench ## has the service become slower? Two minutes
+	@$(BENCH) --check
+
 lock: .venv/.dev ## pin requirements*.txt again; upgrade=1 for the newest versions
 	@$(APP) lock $(if $(upgrade),--upgrade)
 
-clean: ## remove .venv and caches; .env and the database stay
+clean: ## remove .venv, .venv-bench and caches; .env and the database stay
 	@if [ -x .venv/bin/python ]; then $(APP) clean; fi
-	@rm -rf .venv
+	@rm -rf .venv .venv-bench $(NODE_PEER)/node_modules
 
-.venv/.runtime: requirements.txt $(STALE)
+.venv/.runtime: requirements.txt $(call stale,.venv)
 	@$(INSTALL) requirements.txt
 	@touch $@
 
-.venv/.dev: requirements-dev.txt $(STALE)
+.venv/.dev: requirements-dev.txt $(call stale,.venv)
 	@$(INSTALL) requirements-dev.txt
 	@touch .venv/.runtime $@
+
+.venv-bench/.bench: bench/requirements.txt $(NODE_PEER)/package.json $(call stale,.venv-bench)
+	@$(INSTALL) bench/requirements.txt .venv-bench
+	@if command -v npm >/dev/null; then \
+		echo "Installing $(NODE_PEER)/package.json ..."; \
+		cd $(NODE_PEER) && npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error || \
+			echo "npm failed, so better-auth is left out."; \
+	else echo "npm is missing, so better-auth is left out."; fi
+	@touch $@

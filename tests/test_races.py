@@ -166,6 +166,7 @@ def test_of_twenty_registrations_of_one_address_exactly_one_wins(service: Servic
 # A log-in against a change of the password
 
 
+@pytest.mark.real_hashes  # that is the time in which it may change
 def test_no_log_in_with_the_former_password_survives_its_change(service: Service) -> None:
     person = service.sign_up()
     other = person | {"password": "a quite different passphrase"}

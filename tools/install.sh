@@ -1,7 +1,9 @@
 # Makes .venv where there is none that works, and installs the given requirements file into it:
 #     PYTHON=python3.12 sh tools/install.sh requirements.txt
+#     sh tools/install.sh bench/requirements.txt .venv-bench    in a folder of another name
 # With uv if it is there, otherwise with venv and pip. Called by the Makefile.
 set -eu
+venv=${2:-.venv}
 
 fail() {
     echo "$1" >&2
@@ -24,15 +26,15 @@ find_python() {
     done
 }
 
-works() { # pyvenv.cfg: without it, .venv/bin/python is the system's
-    [ -f .venv/pyvenv.cfg ] && recent .venv/bin/python && { [ -n "$uv" ] || .venv/bin/python -m pip --version >/dev/null 2>&1; }
+works() { # pyvenv.cfg: without it, $venv/bin/python is the system's
+    [ -f "$venv/pyvenv.cfg" ] && recent "$venv/bin/python" && { [ -n "$uv" ] || "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
 }
 
 make_venv() {
-    rm -rf .venv
+    rm -rf "$venv"
     python=$(find_python)
     if [ -n "$uv" ]; then
-        uv venv --quiet --python "${python:->=3.11}" .venv
+        uv venv --quiet --python "${python:->=3.11}" "$venv"
         return
     fi
     if [ -z "$python" ]; then
@@ -46,28 +48,28 @@ make_venv() {
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
         fail "Python's venv module is missing: run apt install python$version-venv (Debian, Ubuntu), or install uv."
     fi
-    "$python" -m venv .venv
+    "$python" -m venv "$venv"
 }
 
 uv=$(command -v uv || true)
-native=$(cat .venv/.native-argon2 2>/dev/null || true) # the version that `make native-argon2` built
+native=$(cat "$venv/.native-argon2" 2>/dev/null || true) # the version that `make native-argon2` built
 if ! works; then
-    trap 'rm -rf .venv' EXIT
+    trap 'rm -rf "$venv"' EXIT
     trap 'exit 130' INT TERM
     make_venv
-    works || fail ".venv could not be made: see the lines above."
+    works || fail "$venv could not be made: see the lines above."
     trap - EXIT INT TERM
 fi
 
-echo "Installing $1 into .venv ..."
+echo "Installing $1 into $venv ..."
 if [ -n "$uv" ]; then
-    uv pip install --quiet --python .venv/bin/python --require-hashes -r "$1"
+    uv pip install --quiet --python "$venv/bin/python" --require-hashes -r "$1"
 else
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1"
 fi
 
 # A new version comes as the wheel, and so does everything in a new .venv.
-if [ -n "$native" ] && ! { [ -f .venv/.native-argon2 ] && grep -q "^argon2-cffi-bindings==$native " "$1"; }; then
-    rm -f .venv/.native-argon2
+if [ -n "$native" ] && ! { [ -f "$venv/.native-argon2" ] && grep -q "^argon2-cffi-bindings==$native " "$1"; }; then
+    rm -f "$venv/.native-argon2"
     echo "argon2 is the slower wheel again: run make native-argon2 to build it for this processor."
 fi
