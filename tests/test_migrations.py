@@ -147,6 +147,26 @@ def test_one_user_is_deleted_with_their_logins(config: Config, engine: Engine) -
         assert connection.execute(text("SELECT count(*) FROM logins")).scalar() == 0
 
 
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+def test_postgresql_is_told_to_vacuum_logins_early_while_somebody_writes(
+    config: Config, engine: Engine
+) -> None:
+    command.upgrade(config, "0002")
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE logins SET last = last"))  # its lock is held until the end
+        command.upgrade(config, "0003")
+    assert storage_parameters(engine, "logins") == ["autovacuum_vacuum_scale_factor=0.05"]
+    command.downgrade(config, "0002")
+    assert storage_parameters(engine, "logins") is None
+
+
+def storage_parameters(engine: Engine, table: str) -> list[str] | None:
+    query = text("SELECT reloptions FROM pg_class WHERE oid = to_regclass(:name)")
+    with engine.connect() as connection:
+        found: list[str] | None = connection.execute(query, {"name": table}).scalar()
+        return found
+
+
 def test_the_statements_can_be_printed_instead_of_run(
     empty_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

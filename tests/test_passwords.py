@@ -19,6 +19,7 @@ from sqlmodel import Session
 from app.core.logs import JsonFormatter
 from app.core.passwords import (
     Passwords,
+    Place,
     Verification,
     available_cores,
     context,
@@ -391,17 +392,15 @@ def test_a_disabled_users_old_hash_is_not_touched(client: TestClient, database: 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
     """Something happens to the account while its password is being hashed."""
-    at_once = Passwords.verify
+    at_once = Place.verify
 
-    async def verify_slowly(
-        self: Passwords, password: str, stored: str | None, network: str
-    ) -> Verification:
-        verification = await at_once(self, password, stored, network)
-        monkeypatch.setattr(Passwords, "verify", at_once)
+    async def verify_slowly(self: Place, password: str, stored: str | None) -> Verification:
+        verification = await at_once(self, password, stored)
+        monkeypatch.setattr(Place, "verify", at_once)
         await asyncio.to_thread(happens)
         return verification
 
-    monkeypatch.setattr(Passwords, "verify", verify_slowly)
+    monkeypatch.setattr(Place, "verify", verify_slowly)
 
 
 def test_two_log_ins_at_once_may_both_upgrade_the_hash(

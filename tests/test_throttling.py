@@ -25,7 +25,7 @@ from sqlmodel import Session, col
 
 from app.core.client import Client
 from app.core.moments import to_microseconds
-from app.core.passwords import Passwords, Verification
+from app.core.passwords import Passwords, Place, Verification
 from app.core.refusals import Reason, Refusal
 from app.db.session import Database
 from app.models import Budget
@@ -544,13 +544,13 @@ def test_a_budget_that_goes_while_a_password_is_hashed_does_no_harm(
     strict: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = database_of(strict)
-    verify = Passwords.verify
+    verify = Place.verify
 
-    async def purge_and_verify(self: Passwords, *args: Any) -> Verification:
+    async def purge_and_verify(self: Place, *args: Any) -> Verification:
         await database.write(lambda session: execute(session, delete(Budget)))
         return await verify(self, *args)
 
-    monkeypatch.setattr(Passwords, "verify", purge_and_verify)
+    monkeypatch.setattr(Place, "verify", purge_and_verify)
     assert log_in(strict).status_code == 200
     now = to_microseconds(datetime.now(UTC))
     assert all(budget.drained_at <= now for budget in all_budgets(database))
@@ -603,7 +603,7 @@ def test_an_attempt_that_was_too_busy_to_be_looked_at_is_given_back(
     log_in(client, WRONG)
     fail_before(database_of(client), 7)
     with monkeypatch.context() as patch:
-        patch.setattr(Passwords, "_run", busy)
+        patch.setattr(Passwords, "place", busy)
         for _ in range(6):
             assert refused_as(act(client)) == (503, "busy")
     assert 7 in [budget.attempts for budget in all_budgets(database_of(client))]
@@ -866,14 +866,19 @@ def test_a_success_at_the_last_attempt_is_no_alarm(make_client: ClientFactory) -
 
 @pytest.mark.proves("15.2.2")
 def test_one_network_has_no_more_than_half_of_the_queue() -> None:
+    passwords = Passwords(threads=1, queue=9)
+
+    async def hash_for(network: str) -> str:
+        with passwords.place(network) as place:
+            return await place.hash("nine tall herons")
+
     async def crowd() -> tuple[int, int]:
-        passwords = Passwords(threads=1, queue=9)
         try:
-            theirs = [passwords.hash("nine tall herons", "192.0.2.1") for _ in range(10)]
-            others = [passwords.hash("nine tall herons", "192.0.2.2") for _ in range(5)]
+            theirs = [hash_for("192.0.2.1") for _ in range(10)]
+            others = [hash_for("192.0.2.2") for _ in range(5)]
             results = await asyncio.gather(*theirs, *others, return_exceptions=True)
             hashed = [isinstance(result, str) for result in results]
-            again = await passwords.hash("nine tall herons", "192.0.2.1")
+            again = await hash_for("192.0.2.1")
             assert again.startswith("$argon2id$")
             return sum(hashed[:10]), sum(hashed[10:])
         finally:

@@ -10,8 +10,9 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from threading import get_native_id
 from typing import NamedTuple, TypeVar
@@ -61,31 +62,36 @@ class Passwords:
         self._under_way: Counter[str] = Counter()
         nobodys_hash()  # now, so that the first unknown address costs no more than the next
 
-    async def hash(self, password: str, network: str = "") -> str:
-        """network: whose share of the queue it takes. Raises Refusal(BUSY) when that is full."""
-        return await self._run(lambda: context.hash(normalise(password)), network)
-
-    async def verify(self, password: str, stored: str | None, network: str = "") -> Verification:
-        """Takes as long without a stored hash, so that time does not tell who has an account.
-
-        Raises Refusal(BUSY) when the queue, or this network's share of it, is full.
-        """
-        return await self._run(lambda: verify(password, stored), network)
-
     def refuse_if_full(self, network: str = "") -> None:
-        """Before anything is spent on what would be refused anyway. Raises Refusal(BUSY)."""
+        """Raises Refusal(BUSY)."""
         if self._room <= 0 or self._under_way[network] >= self._share:
             raise Refusal(Reason.BUSY)
 
-    def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+    @contextmanager
+    def place(self, network: str = "") -> Iterator["Place"]:
+        """In the queue, from before anything is spent on what would be refused anyway.
 
-    async def _run(self, work: Callable[[], T], network: str) -> T:
+        network: whose share of the queue it takes. Raises Refusal(BUSY) when that is full.
+        """
         self.refuse_if_full(network)
         self._enter(network)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        future.add_done_callback(lambda _: self._leave(network))
-        return await future
+        try:
+            yield Place(self._executor)
+        finally:
+            self._leave(network)
+
+    async def hash(self, password: str) -> str:
+        """Raises Refusal(BUSY) when the queue is full."""
+        with self.place() as place:
+            return await place.hash(password)
+
+    async def verify(self, password: str, stored: str | None) -> Verification:
+        """Raises Refusal(BUSY) when the queue is full."""
+        with self.place() as place:
+            return await place.verify(password, stored)
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
 
     def _enter(self, network: str) -> None:
         self._room -= 1
@@ -98,6 +104,23 @@ class Passwords:
             self._under_way[network] -= 1
             if not self._under_way[network]:
                 del self._under_way[network]
+
+
+class Place:
+    """Of one request in the queue: one hash after the other."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def hash(self, password: str) -> str:
+        return await self._run(lambda: context.hash(normalise(password)))
+
+    async def verify(self, password: str, stored: str | None) -> Verification:
+        """Takes as long without a stored hash, so that time does not tell who has an account."""
+        return await self._run(lambda: verify(password, stored))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 def give_way() -> None:

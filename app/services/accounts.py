@@ -14,7 +14,6 @@ from app.models.audit import Event
 from app.models.mail import OneTimeToken, Template
 from app.models.user import User, UserCreate
 from app.services import audit, outbox, throttle
-from app.services.authentication import given_back_if_busy
 from app.services.backend import Backend
 from app.services.notices import notify
 
@@ -29,14 +28,13 @@ async def register(backend: Backend, new_user: UserCreate, client: Client) -> Us
     if not settings.registration_open:
         raise Refusal(Reason.REGISTRATION_CLOSED)
     await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
-    backend.passwords.refuse_if_full(client.network)
     if settings.sends_mail:
         claims = backend.throttle.ask_for_mail("sign-up", new_user.email, client)
     else:
         claims = backend.throttle.sign_up(client)
-    await backend.database.write(throttle.take_and_note, claims, client)
-    async with given_back_if_busy(backend, claims):
-        hashed_password = await backend.passwords.hash(new_user.password, client.network)
+    with backend.passwords.place(client.network) as place:
+        await backend.database.write(throttle.take_and_note, claims, client)
+        hashed_password = await place.hash(new_user.password)
     user = User.model_validate(new_user, update={"hashed_password": hashed_password})
     if settings.require_verified_email:
         await backend.database.write(insert_or_replace, backend, user, client)

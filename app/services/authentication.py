@@ -1,7 +1,5 @@
 """Who somebody is, by their password: at a log-in, and once more before what matters."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -55,23 +53,22 @@ async def authenticate(
     Unknown address, wrong password, disabled account and unverified address are one and the same
     refusal after the same work. Raises Refusal(INVALID_CREDENTIALS, TOO_MANY_ATTEMPTS or BUSY).
     """
-    backend.passwords.refuse_if_full(client.network)
-    attempt = await begin_attempt(backend, email, client, device)
-    user, known_device, claims, used_up, logins = attempt
-    while True:
-        stored = user.hashed_password if user else None
-        async with given_back_if_busy(backend, claims):
-            verification = await backend.passwords.verify(password, stored, client.network)
-        if user is None or not verification.correct or not may_log_in(backend, user):
-            await backend.database.write(note_failure, user, client, used_up)
-            raise Refusal(Reason.INVALID_CREDENTIALS)
-        if verification.replacement is None:
-            break
-        if await backend.database.write(replace_hash, user, verification.replacement):
-            user.hashed_password = verification.replacement
-            break
-        user = await backend.database.read(find_again, user)  # it changed meanwhile: look again
-        logins = None
+    with backend.passwords.place(client.network) as place:
+        attempt = await begin_attempt(backend, email, client, device)
+        user, known_device, claims, used_up, logins = attempt
+        while True:
+            stored = user.hashed_password if user else None
+            verification = await place.verify(password, stored)
+            if user is None or not verification.correct or not may_log_in(backend, user):
+                await backend.database.write(note_failure, user, client, used_up)
+                raise Refusal(Reason.INVALID_CREDENTIALS)
+            if verification.replacement is None:
+                break
+            if await backend.database.write(replace_hash, user, verification.replacement):
+                user.hashed_password = verification.replacement
+                break
+            user = await backend.database.read(find_again, user)  # it changed meanwhile: look again
+            logins = None
     return Authenticated(user, known_device, claims, logins)
 
 
@@ -148,18 +145,6 @@ def may_log_in(backend: Backend, user: User) -> bool:
     return user.is_active and verified
 
 
-@asynccontextmanager
-async def given_back_if_busy(backend: Backend, claims: Sequence[Claim]) -> AsyncIterator[None]:
-    """The queue was full after all, so nothing was tried: a flood of others' log-ins must not use
-    up anybody's budget.
-    """
-    try:
-        yield
-    except Refusal:
-        await backend.database.write(throttle.give_back, claims)
-        raise
-
-
 def find_again(session: Session, user: User) -> User | None:
     return session.get(User, user.id)
 
@@ -176,13 +161,10 @@ async def confirm_password(backend: Backend, user: User, password: str, client: 
 
     Raises Refusal(WRONG_PASSWORD, TOO_MANY_ATTEMPTS or BUSY).
     """
-    backend.passwords.refuse_if_full(client.network)
     claims = backend.throttle.confirm_password(user.id)
-    used_up = await backend.database.write(throttle.take, claims, client)
-    async with given_back_if_busy(backend, claims):
-        verification = await backend.passwords.verify(
-            password, user.hashed_password, client.network
-        )
+    with backend.passwords.place(client.network) as place:
+        used_up = await backend.database.write(throttle.take, claims, client)
+        verification = await place.verify(password, user.hashed_password)
     if not verification.correct:
         await backend.database.write(note_refusal, user, client, used_up)
         raise Refusal(Reason.WRONG_PASSWORD)

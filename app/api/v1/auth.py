@@ -13,7 +13,7 @@ from app.api.cookies import (
     set_cookies,
     set_device_cookie,
 )
-from app.api.dependencies import BackendDep, ClientDep, access_token_scheme
+from app.api.dependencies import BackendDep, ClientDep, access_token_scheme, refuse_while_full
 from app.api.problems import ACCEPTED, NEW_PASSWORD, UNSAFE, WITH_BODY, problems
 from app.api.routes import V1, group
 from app.api.strict_json import StrictJsonRoute
@@ -53,6 +53,7 @@ async def register(new_user: UserCreate, backend: BackendDep, client: ClientDep)
 
 @router.post(
     "/login",
+    dependencies=[Depends(refuse_while_full)],
     responses=problems(Reason.INVALID_CREDENTIALS, Reason.TOO_MANY_ATTEMPTS, *WITH_BODY),
 )
 async def login(

@@ -1,0 +1,65 @@
+"""What is measured: a server, how it is started and filled, and what it is asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PASSWORD = "nine tall herons at dawn"
+LONGEST_STATE = 8  # values that a connection keeps
+
+
+@dataclass(frozen=True)
+class Request:
+    """One kind of request. `{name}` is filled in from what the connection has kept.
+
+    contains: a part of the body of every right answer.
+    take: what the connection keeps from an answer, by name: `json:field`, or `cookie:name`. wrk
+        sees the last Set-Cookie of an answer only.
+    renews: the name of what must differ from one answer to the next, such as a rotated token.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    status: int = 200
+    contains: str = ""
+    take: Mapping[str, str] = field(default_factory=dict)
+    renews: str = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One server under test.
+
+    serve: the command; `{port}`, `{database}` (a plain postgresql:// URL), `{users}` and
+        `{password}` are filled in, there and in `environment` and `prepare`.
+    prepare: commands that run once before it is started: migrations, then `{users}` users,
+        user0@example.com and so on, with one password, already verified. `{port}` is known.
+    needs: modules (`python:name`) or packages of Node (`node:name`) without which it is skipped.
+    log_in: the request that begins; it runs once per connection, with {email} and {password},
+        and what it takes is what the other requests have.
+    works: by the names in WORKS.
+    """
+
+    name: str
+    title: str
+    serve: Sequence[str]
+    folder: Path
+    log_in: Request
+    works: Mapping[str, Request]
+    prepare: Sequence[Sequence[str]] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    needs: Sequence[str] = ()
+    ready: str = "/"  # a path that answers below 500 once the server is up
+    note: str = ""  # what a reader has to know to compare
+
+    def filled(self, text: str, values: Mapping[str, Any]) -> str:
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        return text
+
+
+# Log in, renew, who am I (from the database), and access check (a valid token, no database).
+WORKS = ("login", "refresh", "me", "check")

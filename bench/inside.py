@@ -1,0 +1,100 @@
+"""The part that runs in the service's own environment: `python -m bench.inside`.
+
+It reads a question a line and answers it, both in JSON; ours.py asks.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlmodel import col, select
+
+from app.core.config import load_settings
+from app.core.identifiers import new_id
+from app.core.moments import to_microseconds
+from app.core.passwords import context
+from app.core.tokens import ClientId, Tokens
+from app.db.engine import create_database_engine
+from app.models.login import Login
+from app.services import logins
+from bench.contender import PASSWORD
+
+SETTINGS = load_settings()
+TOKENS = Tokens(SETTINGS)
+# Each statement for itself, as in the service: one that reads must not wait for those that write.
+ENGINE = create_database_engine(SETTINGS, isolation_level="AUTOCOMMIT")
+
+
+def sessions(count: int, unused: float, access: bool) -> list[dict[str, str]]:
+    """What browsers have of the logins that have not been used for longest.
+
+    unused: for how many seconds, at least. access: all cookies. Else the refresh token alone.
+    """
+    before = to_microseconds(datetime.now(UTC) - timedelta(seconds=unused))
+    columns = (Login.id, Login.user_id, Login.last, Login.expires_at)
+    longest_unused = (
+        select(*map(col, columns))
+        .where(col(Login.last) < before)
+        .order_by(col(Login.last))
+        .limit(count)
+    )
+    with ENGINE.connect() as connection:
+        rows = connection.execute(longest_unused).all()
+    return [cookies(login, access) for login in rows]
+
+
+def cookies(login: Any, access: bool) -> dict[str, str]:
+    browser = ClientId.BROWSER
+    refresh = TOKENS.issue_refresh(login.id, browser, login.last, login.expires_at)
+    if not access:
+        return {"refresh": refresh}
+    return {
+        "refresh": refresh,
+        "access": TOKENS.issue_access(login.user_id, login.id, browser, login.expires_at)[0],
+        "device": TOKENS.issue_device(login.user_id, new_id(), datetime.now(UTC)),
+    }
+
+
+def hashes(threads: int, seconds: float) -> float:
+    """Passwords that are checked a second, with as many at a time, and nothing else."""
+    stored = context.hash(PASSWORD)
+    until = time.monotonic() + seconds
+
+    def check() -> tuple[int, float]:
+        done = 0
+        while time.monotonic() < until:
+            assert context.verify(PASSWORD, stored)
+            done += 1
+        return done, time.monotonic()
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        ended = [job.result() for job in [pool.submit(check) for _ in range(threads)]]
+    return sum(done / (end - start) for done, end in ended)
+
+
+def statements() -> Mapping[str, str]:
+    """The two of nearly every request, with `:name` for their values."""
+    found = {}
+    for statement in (logins.CURRENT, logins.ROTATE_NEWEST):
+        compiled: Any = statement.clause.compile(dialect=ENGINE.dialect)
+        found[statement.name] = compiled.string % {name: f":{name}" for name in compiled.params}
+    return found
+
+
+QUESTIONS = {question.__name__: question for question in (sessions, hashes, statements)}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        name, values = json.loads(line)
+        sys.stdout.write(json.dumps(QUESTIONS[name](**values)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""This project under test, as shipped, and the limits: trivial servers on the same parts.
+
+Both run in the service's own environment, from a folder without .env.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.contender import PASSWORD, Contender, Request
+from bench.load import BenchmarkError
+from bench.machine import end_of
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = str(ROOT / ".venv" / "bin" / "python")
+GRACE_SECONDS = 60  # REFRESH_GRACE_SECONDS: until then a token is young
+
+JSON = {"Content-Type": "application/json"}
+BEARER = {"Authorization": "Bearer {access}"}
+COOKIES = {"Cookie": "__Host-access={access}; __Host-refresh={refresh}; __Host-device={device}"}
+LOG_IN = Request(
+    "POST",
+    "/api/v1/auth/login",
+    JSON,
+    f'{{"email":"{{email}}","password":"{PASSWORD}"}}',
+    contains="@example.com",
+)
+REFRESH = Request(
+    "POST",
+    "/api/v1/auth/refresh",
+    {"Cookie": "__Host-refresh={refresh}"},
+    contains="access_expires_at",
+    take={"refresh": "cookie:__Host-refresh"},
+    renews="refresh",
+)
+WORKS = {
+    "login": LOG_IN,
+    "refresh": REFRESH,
+    "refresh_young": REFRESH,
+    "me": Request("GET", "/api/v1/users/me", COOKIES, contains="@example.com"),
+}
+CHECK = Request("GET", "/check", COOKIES, contains='"user"')
+HELLO = '{"hello":"world"}'
+ALGORITHMS = ("HS256", "RS256", "EdDSA", "ES256")
+
+
+def environment(url: str) -> dict[str, str]:
+    """As in production, but that the load may come from one address, or say from which."""
+    return {
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": url,
+        "SECRET_KEY": SECRET_KEY,
+        "DEBUG": "false",
+        "LOGIN_ATTEMPTS_PER_NETWORK": "100000",
+        "TRUSTED_PROXIES": "127.0.0.1",
+    }
+
+
+SECRET_KEY = secrets.token_hex(32)
+
+
+def contenders(postgres: str, sqlite: str, folder: Path) -> tuple[Contender, ...]:
+    """folder: one without .env. postgres, sqlite: the URLs of databases that are filled."""
+    run = (PYTHON, "-m", "app", "run", "--port", "{port}", "--workers")
+
+    def ours(name: str, title: str, url: str, workers: int) -> Contender:
+        return Contender(
+            name=name,
+            title=title,
+            serve=(*run, str(workers)),
+            folder=folder,
+            log_in=LOG_IN,
+            works=WORKS,
+            environment=environment(url),
+            ready="/health/ready",
+        )
+
+    application = Contender(
+        name="ours_application",
+        title="an application on FastAPI Auth",
+        serve=(PYTHON, "-m", "bench.ours_check", "{port}"),
+        folder=folder,
+        log_in=LOG_IN,
+        works={"check": CHECK},
+        environment=environment(postgres),
+        ready="/health/ready",
+        note="FastAPI Auth itself always asks the database, so that a log-out takes effect at "
+        "once. A route of yours may ask the token only, by `TokenHolder`.",
+    )
+    return (
+        ours("ours", "FastAPI Auth", postgres, 1),
+        ours("ours_2", "FastAPI Auth, two workers", postgres, 2),
+        ours("ours_sqlite", "FastAPI Auth on SQLite", sqlite, 1),
+        ours("ours_sqlite_2", "FastAPI Auth on SQLite, two workers", sqlite, 2),
+        application,
+    )
+
+
+def limits(folder: Path) -> tuple[Contender, ...]:
+    def serve(app: str) -> tuple[str, ...]:
+        address = ("--host", "127.0.0.1", "--port", "{port}")
+        return (PYTHON, "-m", "uvicorn", f"bench.limits:{app}", *address, "--no-access-log")
+
+    def limit(
+        name: str, title: str, app: str, works: dict[str, Request], log_in: Request
+    ) -> Contender:
+        return Contender(
+            name=name,
+            title=title,
+            serve=serve(app),
+            folder=folder,
+            log_in=log_in,
+            works=works,
+            environment={"PYTHONPATH": str(ROOT)},
+            ready="/async",
+        )
+
+    nothing = Request("GET", "/async", contains=HELLO)
+    trivial = {
+        "async": nothing,
+        "def": Request("GET", "/def", contains=HELLO),
+        "cookies": Request("POST", "/cookies", contains=HELLO),
+    }
+    return (
+        limit("asgi", "bare ASGI on uvicorn", "bare", {"async": nothing}, nothing),
+        limit("trivial", "FastAPI, trivial", "app", trivial, nothing),
+        *(
+            limit(
+                f"pyjwt_{algorithm.lower()}",
+                f"FastAPI and PyJWT, {algorithm}",
+                "app",
+                {"check": Request("GET", f"/{algorithm}/check", BEARER, contains='"ada"')},
+                Request(
+                    "POST",
+                    f"/{algorithm}/token",
+                    contains="access_token",
+                    take={"access": "json:access_token"},
+                ),
+            )
+            for algorithm in ALGORITHMS
+        ),
+    )
+
+
+def prepare(url: str, folder: Path, users: int, logins: int) -> None:
+    """Migrate and fill. Raises BenchmarkError."""
+    seed = ("bench.seed", str(users), str(logins))
+    for arguments in (("app", "migrate"), seed):
+        run_once((PYTHON, "-m", *arguments), folder, environment(url))
+
+
+def run_once(command: Sequence[str], folder: Path, settings: dict[str, str]) -> None:
+    """Raises BenchmarkError, with the end of what it said, where it fails."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | settings,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        what = " ".join(command[1:4])
+        raise BenchmarkError(f"{what} failed: {done.stdout.strip()[-500:]}")
+
+
+class Inside:
+    """inside.py on one database."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def sessions(self, count: int, *, unused: float, access: bool) -> list[dict[str, str]]:
+        found = self._ask("sessions", count=count, unused=unused, access=access)
+        if len(found) < count:
+            raise BenchmarkError(
+                f"{count} sessions are needed that have rested for {unused:g} seconds, and there "
+                f"are {len(found)}: seed more by --logins, or measure for fewer --seconds."
+            )
+        return list(found)
+
+    def hashes(self, threads: int, seconds: float) -> float:
+        return float(self._ask("hashes", threads=threads, seconds=seconds))
+
+    def statements(self) -> dict[str, str]:
+        return dict(self._ask("statements"))
+
+    def _ask(self, name: str, **values: Any) -> Any:
+        assert self._process.stdin
+        assert self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps([name, values]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise BenchmarkError(f"{name} failed: {end_of(self._log)}")
+        return json.loads(answer)
+
+
+@contextmanager
+def inside(url: str, folder: Path, log: Path) -> Iterator[Inside]:
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [PYTHON, "-m", "bench.inside"],
+            cwd=folder,
+            env=os.environ | environment(url),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us, and we end it
+        )
+    with process:  # closes its input, and so ends it
+        yield Inside(process, log)
