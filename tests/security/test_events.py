@@ -59,7 +59,11 @@ def lines_of_the_source() -> Iterator[str]:
                 elif ast.unparse(name) == "f'mail_{result}'":
                     yield from ("mail_sent", "mail_retried", "mail_abandoned")
                 else:
-                    assert ast.unparse(name) in ("recorded.event", "outcome.reason", "refusal.reason")
+                    assert ast.unparse(name) in (
+                        "recorded.event",
+                        "outcome.reason",
+                        "refusal.reason",
+                    )
 
 
 @pytest.mark.proves("16.1.1")
