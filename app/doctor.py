@@ -20,10 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, func, select
 
 from app.core.config import NOT_UTF8, Settings, SettingsError, explain
+from app.core.hashing import hash_password
 from app.core.keys import access_keys
 from app.core.metrics import check_folder
 from app.core.password_policy import PasswordPolicy
-from app.core.passwords import available_cores, context, share_of_cores
+from app.core.passwords import available_cores, share_of_cores
 from app.core.refusals import Refusal
 from app.core.smtp import Conversation, Unreachable
 from app.db.migrations import is_migrated
@@ -291,7 +292,7 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
 
 
 def check_hashing(settings: Settings) -> Iterator[Finding]:
-    """What a log-in costs at least; the parameters are in app/core/passwords.py."""
+    """What a log-in costs at least; the parameters are in app/core/hashing.py."""
     share = share_of_cores()
     threads = settings.hashing_threads or share
     busy = min(threads, available_cores())  # more of them only take memory
@@ -325,7 +326,7 @@ def hashes_a_second(threads: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
 
         def hash_on_each(times: int) -> None:
-            list(pool.map(context.hash, ["nine tall herons at dawn"] * threads * times))
+            list(pool.map(hash_password, ["nine tall herons at dawn"] * threads * times))
 
         hash_on_each(1)  # the first one waits for the system's memory
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from app.api.csrf import SameOriginGate
 from app.api.envelope import Envelope
 from app.api.errors import install_error_handlers
 from app.api.openapi import describe
+from app.api.queued import Queue
 from app.api.telemetry import TELEMETRY
 from app.api.v1 import account, audit, auth, oauth2, recovery, sessions, users
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(SameOriginGate, allowed_origins=settings.backend_cors_origins)
     app.add_middleware(Boundary, settings=settings)
+    app.add_middleware(Queue, passwords=backend.passwords, routes=app.routes)
     app.add_middleware(Cors, settings=settings)
     app.add_middleware(Envelope, settings=settings)
     return app
@@ -90,6 +92,7 @@ def routes(*, tokens: bool, counts: bool, own_pages: bool, documented: bool) -> 
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     configure_logging()
     backend: Backend = app.state.backend
+    backend.passwords.start_hasher()
     try:
         if not await backend.database.read(is_migrated):
             logger.warning("The database lacks a migration. Run: alembic upgrade head")

@@ -27,7 +27,7 @@ from bench.sizes.filled import Filled, explain, fill_all, purge
 from bench.sizes.plot import draw
 from bench.sizes.postgres import processes
 from bench.sizes.service import served
-from bench.sizes.works import ASKED, SPREAD, Place
+from bench.sizes.works import ASKED, LOG_IN, SPREAD, Place
 from bench.subjects import Figures
 from tests.postgres import PostgresError, postgres_server
 
@@ -36,6 +36,7 @@ SIZES = (1_000, 100_000, 10_000_000)  # logins
 STORED = 100_000  # logins whose storage is looked at
 DISK = 450  # bytes for a login while its database is filled
 ROOM = 4e9  # bytes besides: PostgreSQL's log, and what others do
+TIMES = {"refresh": 3}  # in a round: what the target is about has to be known best
 LONGER = 1  # seconds that log-ins are measured longer, for they are slow
 COMPARED: dict[str, storage.Variant] = {
     "as shipped": {},
@@ -76,8 +77,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--most", type=number, default=SIZES[-1], help="logins, such as 1e6 (%(default)s)"
     )
-    made.add_argument("--rounds", type=positive, default=9, help="(%(default)s)")
+    made.add_argument("--rounds", type=positive, default=7, help="(%(default)s)")
     made.add_argument("--seconds", type=positive, default=2, help="of a measurement (%(default)s)")
+    made.add_argument(
+        "--works", type=names, default=(*ASKED, LOG_IN), help="refresh,me for some; all by default"
+    )
     made.add_argument(
         "--rotations", type=number, default=1_000_000, help="refreshes, for the storage"
     )
@@ -85,6 +89,13 @@ def parser() -> argparse.ArgumentParser:
         "--compare", action="store_true", help="other storage parameters too: 15 minutes more"
     )
     return made
+
+
+def names(text: str) -> tuple[str, ...]:
+    chosen = tuple(part.strip() for part in text.split(","))
+    if not set(chosen) <= {*ASKED, LOG_IN}:
+        raise argparse.ArgumentTypeError(f"works are {', '.join((*ASKED, LOG_IN))}")
+    return chosen
 
 
 def number(text: str) -> int:
@@ -156,10 +167,11 @@ def start(
 ) -> list[Place]:
     """A server for each database. They run side by side, and are measured in turn."""
     postgres = processes(server)
+    needed = sum(TIMES.get(work, 1) for work in ASKED)
     places = []
     for position, found in enumerate(filled):
         progress.doing(f"Starting: {found.database}, {found.content.logins:,} logins ...")
-        found.inside.ask("draw", count=rounds * len(ASKED) * SPREAD)
+        found.inside.ask("draw", count=rounds * needed * SPREAD)
         running = stack.enter_context(served(found.url, folder, folder / f"server{position}.log"))
         watched = postgres if found.database == "PostgreSQL" else None
         places.append(Place(found.database, found.content, found.inside, running, watched))
@@ -171,27 +183,28 @@ def measure_all(
 ) -> list[dict[str, list[dict[str, float]]]]:
     """For each place, by work, the rounds."""
     measured: list[dict[str, list[dict[str, float]]]] = [{} for _ in places]
-    steps = list(plan_rounds(len(places), given.rounds))
+    steps = list(plan_rounds(given.works, len(places), given.rounds))
     progress.expect(len(steps), given.seconds + 1)
     progress.begin()
     for work, position in steps:
         place = places[position]
         progress.step(f"{work}: {place.database}, {place.content.logins:,}", given.seconds + 1)
-        seconds = given.seconds + (LONGER if work == "log in" else 0)
+        seconds = given.seconds + (LONGER if work == LOG_IN else 0)
         figures: Figures = place.measure(work, seconds)
         measured[position].setdefault(work, []).append(asdict(figures))
     return measured
 
 
-def plan_rounds(places: int, rounds: int) -> Iterator[tuple[str, int]]:
+def plan_rounds(works: Sequence[str], places: int, rounds: int) -> Iterator[tuple[str, int]]:
     """Work and place. In every round somebody else is first. Log-ins come last: the lists of
     sessions would become longer, most of all where there are few users.
     """
-    for works in (tuple(ASKED), ("log in",)):
+    for together in ([work for work in works if work != LOG_IN], [LOG_IN] * (LOG_IN in works)):
         for turn in range(rounds):
-            for work in works:
-                for position in range(places):
-                    yield work, (position + turn) % places
+            for work in together:
+                for _ in range(TIMES.get(work, 1)):
+                    for position in range(places):
+                        yield work, (position + turn) % places
 
 
 def described(given: argparse.Namespace) -> dict[str, Any]:

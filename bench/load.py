@@ -107,7 +107,8 @@ class start:  # noqa: N801 - used like a function
         also: Sequence[int] = (),
     ) -> None:
         connections = connections or len(states)
-        threads = min(connections, 64)
+        # Each thread has one Lua state, which is what a connection that keeps something needs.
+        threads = min(connections, 64) if any(states) else 1
         in_turn = threads == connections < len(states)
         texts = [request.path, request.body, *request.headers.values()]
         varies = any(name in text for text in texts for name in ("{email}", "{address}"))

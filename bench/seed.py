@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from sqlmodel import Session
 
 from app.core.config import load_settings
+from app.core.hashing import context
 from app.core.identifiers import new_id
 from app.core.moments import to_microseconds
-from app.core.passwords import context
 from app.db.engine import create_database_engine
 from app.models.login import Login
 from app.models.user import User
@@ -22,7 +22,7 @@ USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/1
 def seed(users: int, logins: int) -> None:
     """All with one password, hashed once."""
     settings, now = load_settings(), datetime.now(UTC)
-    hashed, ids = context.hash(PASSWORD), [new_id() for _ in range(users)]
+    hashed, ids = context().hash(PASSWORD), [new_id() for _ in range(users)]
     with Session(create_database_engine(settings)) as session:
         for first in range(0, users, BATCH):
             session.bulk_insert_mappings(

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlmodel import Session, col, select
 
-from app.core.passwords import NO_PASSWORD
+from app.core.hashing import NO_PASSWORD
 from app.models import AuditEvent, User
 from tests.jars import other_browser
 from tests.links import database_of

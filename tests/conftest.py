@@ -29,7 +29,8 @@ Settings.model_config["env_file"] = None
 os.environ["SECRET_KEY"] = secrets.token_hex(32)
 os.environ["DATABASE_URL"] = "sqlite:///./never-opened.db"
 
-from app.core import passwords  # noqa: E402
+from app.core import hashing  # noqa: E402
+from app.core.passwords import Passwords  # noqa: E402
 from app.db.engine import create_database_engine  # noqa: E402
 from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database  # noqa: E402
@@ -60,15 +61,20 @@ def migrate(database_url: str) -> None:
     engine.dispose()
 
 
-QUICK = passwords.context.copy(argon2__memory_cost=64, argon2__time_cost=1)
+QUICK = hashing.context().copy(argon2__memory_cost=64, argon2__time_cost=1)
 
 
 @pytest.fixture(autouse=True)
 def quick_hashes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hash takes a tenth of a millisecond instead of 25, but where a test is about hashes."""
+    """A hash takes a tenth of a millisecond instead of 25, but where a test is about hashes.
+
+    None is left to another process, but where servers run.
+    """
     if not request.node.get_closest_marker("real_hashes"):
-        monkeypatch.setattr(passwords, "context", QUICK)
-    passwords.nobodys_hash.cache_clear()
+        monkeypatch.setattr(hashing, "context", lambda: QUICK)
+    hashing.nobodys_hash.cache_clear()
+    hashing.nobodys_hash()
+    monkeypatch.setattr(Passwords, "start_hasher", lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from httpx2 import Response
 from sqlmodel import Session
 
 from app.core.client import HERE
-from app.core.passwords import NO_PASSWORD
+from app.core.hashing import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.models.mail import Purpose
 from app.models.user import User, UserUpdateByAdmin

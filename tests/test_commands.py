@@ -413,6 +413,7 @@ def said_of_hashing(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return lines[first:]
 
 
+@pytest.mark.real_hashes
 def test_doctor_measures_what_a_hash_costs_here(
     configured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

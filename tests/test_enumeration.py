@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
-from app.core import passwords
+from app.core.hashing import NO_PASSWORD, context
 from app.models.mail import Purpose
 from tests.answers import differences
 from tests.conftest import ClientFactory
@@ -46,7 +46,7 @@ class CountingContext:
 
     def __init__(self) -> None:
         self.count = 0
-        self.real = passwords.context
+        self.real = context()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.real, name)
@@ -63,7 +63,7 @@ class CountingContext:
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> CountingContext:
     counting = CountingContext()
-    monkeypatch.setattr("app.core.passwords.context", counting)
+    monkeypatch.setattr("app.core.hashing.context", lambda: counting)
     return counting
 
 
@@ -232,7 +232,7 @@ def test_signing_up_again_leaves_the_links_of_a_verified_account(client: TestCli
 
 def test_nobody_signs_up_in_the_place_of_somebody_invited(client: TestClient) -> None:
     """The owner of the mailbox would confirm it, and the password would be somebody else's."""
-    change_user(database_of(client), BOB["email"], hashed_password=passwords.NO_PASSWORD)
+    change_user(database_of(client), BOB["email"], hashed_password=NO_PASSWORD)
     register(client, BOB | {"password": "somebody else's words"})
     verify(client, mint(client, Purpose.VERIFY_EMAIL, BOB["email"]))
     assert log_in(client, BOB | {"password": "somebody else's words"}).status_code == 401

@@ -476,7 +476,7 @@ def test_the_token_endpoint_fails_as_rfc_6749_says(
 FAILING = [
     ("app.services.authentication.authenticate", log_in),  # in a service
     ("app.services.authentication.find_who_tries", log_in),
-    ("app.core.passwords.verify", log_in),  # on a hashing thread
+    ("app.core.hashing.verify", log_in),  # on a hashing thread
     ("app.services.logins.identify", who_am_i),  # in a dependency
     ("app.core.tokens.read_id", who_am_i),
     ("app.services.logins.rotate", refresh),  # in a transaction

@@ -201,7 +201,7 @@ def test_tokens_that_are_refused_leave_no_secret(
 FAILING = [
     "app.services.authentication.authenticate",
     "app.services.authentication.find_who_tries",
-    "app.core.passwords.verify",
+    "app.core.hashing.verify",
     "app.services.new_logins.insert_login",
     "app.api.v1.auth.set_cookies",
 ]

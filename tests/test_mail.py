@@ -13,7 +13,7 @@ from sqlalchemy import text, update
 from sqlmodel import Session, select
 
 from app.core.client import HERE
-from app.core.passwords import NO_PASSWORD
+from app.core.hashing import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.core.smtp import Unreachable
 from app.main import create_app

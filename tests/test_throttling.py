@@ -24,8 +24,9 @@ from sqlalchemy import delete, update
 from sqlmodel import Session, col
 
 from app.core.client import Client
+from app.core.hashing import Verification
 from app.core.moments import to_microseconds
-from app.core.passwords import Passwords, Place, Verification
+from app.core.passwords import Passwords, Place
 from app.core.refusals import Reason, Refusal
 from app.db.session import Database
 from app.models import Budget

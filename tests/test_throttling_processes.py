@@ -127,7 +127,8 @@ def test_of_two_hundred_passwords_for_one_account_at_once_ten_are_tried(service:
     refused = [answer for answer in answers if answer.status == 429]
     assert {answer.code for answer in refused} == {"too_many_attempts"}
     waits = {int(answer.headers["retry-after"]) for answer in refused}
-    assert 300 < min(waits) <= max(waits) <= 3600 // ACCOUNT
+    # Rounded up, and one more where somebody who read the clock a moment later came first.
+    assert 300 < min(waits) <= max(waits) <= 3600 // ACCOUNT + 1
 
 
 @pytest.mark.proves("6.3.1", "15.4.1", "15.4.2", "RL-05", "RL-07")

@@ -37,11 +37,6 @@ async def get_client(request: Request) -> Client:
 ClientDep = Annotated[Client, Depends(get_client)]
 
 
-async def refuse_while_full(client: ClientDep, backend: BackendDep) -> None:
-    """In a flood of log-ins, before a body is looked at: a refusal must cost next to nothing."""
-    backend.passwords.refuse_if_full(client.network)
-
-
 class AccessTokenScheme(OAuth2PasswordBearer):
     """The Bearer header if there is one, else the access cookie. Never one after the other."""
 

@@ -27,6 +27,7 @@ SECURITY_HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
+    (b"vary", b"Origin"),
     (b"x-content-type-options", b"nosniff"),
 ]
 
@@ -64,25 +65,15 @@ class Envelope:
                 sent = {name for name, _ in message["headers"]}
                 message["headers"] += [pair for pair in SECURITY_HEADERS if pair[0] not in sent]
                 message["headers"].append((REQUEST_ID_HEADER, request_id.encode()))
-                tell_quota(MutableHeaders(scope=message), state.get("caller"))
+                tell_quota(message, state.get("caller"))
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
             duration = time.monotonic() - received_at
-            log_event(
-                "request",
-                logging.ERROR if (status or 500) >= 500 else logging.INFO,
-                method=scope["method"],
-                path=scope["path"],  # never the query
-                status=status,
-                code=state.get("code"),
-                duration_ms=round(duration * 1000, 2),
-                client=state["client"],
-                user_id=state.get("user_id"),
-                login_id=state.get("login_id"),
-            )
+            if "counted" not in state:  # by whoever refused it
+                log_request(scope, status, duration)
             if self.counts:
                 metrics.count_request(scope["method"], route_template(scope), status, duration)
 
@@ -96,12 +87,29 @@ class Envelope:
             )
 
 
-def tell_quota(answer: MutableHeaders, caller: Client | None) -> None:
+def log_request(scope: Scope, status: int | None, seconds: float) -> None:
+    state = scope["state"]
+    log_event(
+        "request",
+        logging.ERROR if (status or 500) >= 500 else logging.INFO,
+        method=scope["method"],
+        path=scope["path"],  # never the query
+        status=status,
+        code=state.get("code"),
+        duration_ms=round(seconds * 1000, 2),
+        client=state["client"],
+        user_id=state.get("user_id"),
+        login_id=state.get("login_id"),
+    )
+
+
+def tell_quota(message: Message, caller: Client | None) -> None:
     """What is left to the caller's own network (draft-ietf-httpapi-ratelimit-headers).
 
     Never what is left of an account: that would tell what others tried.
     """
     if caller and (quota := caller.quota):
+        answer = MutableHeaders(scope=message)
         reset = "" if quota.reset is None else f";t={quota.reset}"
         answer["RateLimit-Policy"] = f'"{quota.limit}";q={quota.size};w=3600'
         answer["RateLimit"] = f'"{quota.limit}";r={quota.remaining}{reset}'

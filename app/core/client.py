@@ -28,14 +28,17 @@ class Client:
 
     @property
     def network(self) -> str:
-        """What one subscriber has: an IPv4 address, or an IPv6 /64 full of them."""
-        try:
-            address = ip_address(self.ip_address)
-        except ValueError:  # a socket file has none
-            return self.ip_address
-        if address.version == 4:
-            return str(address)
-        return str(IPv6Network((int(address), 64), strict=False))
+        return network_of(self.ip_address)
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """What one subscriber has: an IPv4 address, or an IPv6 /64 full of them."""
+    try:
+        found = ip_address(address)
+    except ValueError:  # a socket file has none
+        return address
+    return address if found.version == 4 else str(IPv6Network((int(found), 64), strict=False))
 
 
 HERE = Client("", "python -m app")

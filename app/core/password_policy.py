@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from app.core.blocklist import fold, is_common
 from app.core.config import Settings, SettingsError
-from app.core.passwords import normalise
+from app.core.hashing import normalise
 from app.core.refusals import Reason, Refusal
 
 OUR_WORDS = ("fastapi", "auth")

@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
-from app.core.passwords import NO_PASSWORD
+from app.core.hashing import NO_PASSWORD
 from app.core.refusals import Reason, Refusal
 from app.db.upsert import insert
 from app.models.audit import Event

@@ -25,9 +25,9 @@ from sqlmodel import Session, col, select
 
 from app.core.client import Client
 from app.core.config import Settings
+from app.core.hashing import NO_PASSWORD
 from app.core.logs import log_event, logger
 from app.core.metrics import count_mail
-from app.core.passwords import NO_PASSWORD
 from app.core.refusals import Refusal
 from app.core.smtp import Conversation, Undelivered, Unreachable
 from app.models.audit import Event as AuditEvent

@@ -5,7 +5,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from app.core.client import Client
-from app.core.passwords import normalise
+from app.core.hashing import normalise
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import ClientId
 from app.models.audit import ActivityPublic, AuditEvent, Event

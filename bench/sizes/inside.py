@@ -21,7 +21,7 @@ from sqlmodel import Session, col, select
 
 from app.core.client import Client
 from app.core.config import load_settings
-from app.core.passwords import context
+from app.core.hashing import context
 from app.core.tokens import AccessToken, ClientId, RefreshToken
 from app.db.postgres import Spelled
 from app.db.statement import Statement
@@ -46,7 +46,7 @@ class Inside:
         self._next = 0
 
     def hash_password(self) -> str:
-        return context.hash(PASSWORD)
+        return context().hash(PASSWORD)
 
     def draw(self, count: int) -> int:
         """Choose logins by lot, for states(); says how many there are."""

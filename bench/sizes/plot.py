@@ -1,11 +1,12 @@
 """What a larger database costs, as a chart for the docs."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 import matplotlib as mpl
 
-from bench.compare import spread
 from bench.plots import INK, OURS, PALE, STYLE, keep
 from bench.sizes.tables import Results, busy, works
 
@@ -32,33 +33,44 @@ def chart(results: Results) -> Any:
     figure, (rates, times, stored) = pyplot.subplots(
         1, 3, figsize=(11.4, 3.8), layout="constrained"
     )
-    for database, work, of_size in works(results):
+    for number, (database, work, of_size) in enumerate(works(results)):
         sizes = sorted(of_size)
         first = of_size[sizes[0]]
         # Round by round, because the machine is not as fast in every round.
         relative = [
-            spread([b["rate"] / a["rate"] for a, b in zip(first, of_size[size], strict=False)])
+            [b["rate"] / a["rate"] for a, b in zip(first, of_size[size], strict=False)]
             for size in sizes
         ]
-        cost = [spread([busy(each) for each in of_size[size]]) for size in sizes]
-        style = {"ms": 4, "color": COLOURS[work], "lw": 1.4}
-        line = LINES[database]
-        label = f"{work}, {database}"
-        rates.plot(sizes, [each.median for each in relative if each], line, **style)
-        times.plot(sizes, [each.median for each in cost if each], line, label=label, **style)
-    rates.set_title("Requests a second, as part of those at 1,000", loc="left")
-    rates.set_ylim(0, 1.3)
+        style = {"fmt": LINES[database], "ms": 4, "color": COLOURS[work], "lw": 1.4}
+        beside = [size * 1.07 ** (number - 3) for size in sizes]  # or the bars hide each other
+        rates.errorbar(beside, *middle_half(relative), elinewidth=0.8, **style)
+        cost = [median(map(busy, of_size[size])) for size in sizes]
+        times.errorbar(sizes, cost, label=f"{work}, {database}", **style)
+    rates.set_title("Requests a second / those at 1,000", loc="left")
+    rates.set_xlabel("logins (bars: the middle half of the rounds)")
+    rates.set_ylim(0, 1.6)
     rates.axhline(0.9, color=INK, linestyle="--", linewidth=1)
     times.set_title("Processor time of a request, ms", loc="left")
+    times.set_xlabel("logins")
     times.set_yscale("log")
+    times.set_ylim(0.5, 100)
     times.yaxis.set_major_formatter("{x:g}")
-    times.legend(fontsize=7)
+    times.yaxis.set_minor_formatter("")
+    times.legend(fontsize=7, ncols=2, loc="center", bbox_to_anchor=(0.5, 0.62))
     for axes in (rates, times):
         axes.set_xscale("log")
-        axes.set_xlabel("logins")
         axes.grid(color=PALE, linewidth=0.5)
     draw_storage(results, stored)
     return figure
+
+
+def middle_half(samples: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
+    """Medians, and how far the quartiles are below and above."""
+    medians = [median(values) for values in samples]
+    quartiles = [quantiles(values) if len(values) > 1 else values * 3 for values in samples]
+    below = [middle - low for middle, (low, _, _) in zip(medians, quartiles, strict=True)]
+    above = [high - middle for middle, (_, _, high) in zip(medians, quartiles, strict=True)]
+    return medians, [below, above]
 
 
 def draw_storage(results: Results, axes: Any) -> None:
@@ -72,7 +84,7 @@ def draw_storage(results: Results, axes: Any) -> None:
         alpha=0.8,
     )
     axes.axhline(400, color=INK, linestyle="--", linewidth=1)
-    axes.set_ylim(0, 450)
+    axes.set_ylim(0, 560)
     axes.set_title("Bytes of a login, PostgreSQL", loc="left")
     axes.set_xlabel("times that it was refreshed")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, ncols=2, loc="upper center")

@@ -22,7 +22,8 @@ ASKED = {
     "me": Request("GET", "/api/v1/users/me", ACCESS, contains="@example.com"),
     "list": Request("GET", "/api/v1/users/me/sessions", ACCESS, contains='"current":true'),
 }
-LOG_IN = Request(
+LOG_IN = "log in"
+LOGGING_IN_AS = Request(
     "POST",
     "/api/v1/auth/login",
     ours.JSON,
@@ -43,12 +44,12 @@ class Place:
 
     def measure(self, work: str, seconds: float) -> Figures:
         """Raises BenchmarkError where an answer was wrong."""
-        logs_in = work == "log in"
+        logs_in = work == LOG_IN
         states = self._emails() if logs_in else self._tokens(work)
         server, database = self._busy()
         ran = load.run(
             self.server.port,
-            LOG_IN if logs_in else ASKED[work],
+            LOGGING_IN_AS if logs_in else ASKED[work],
             states,
             seconds=seconds,
             users=self.content.users,

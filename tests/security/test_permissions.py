@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlmodel import Session
 
+from app.core.hashing import context
 from app.core.identifiers import new_id
 from app.core.moments import to_microseconds
-from app.core.passwords import context
 from app.core.tokens import ClientId
 from app.db.session import Database
 from app.main import create_app
@@ -124,7 +124,7 @@ def test_an_unverified_user_cannot_log_in_where_that_is_required(
     client = make_client(require_verified_email=True, **MAIL)
     before = caller(client, "user")
     [unverified] = all_users(database)
-    hashed_password = context.hash(ADA["password"])
+    hashed_password = context().hash(ADA["password"])
     change_user(database, unverified.email, hashed_password=hashed_password)
     person = {"email": unverified.email, "password": ADA["password"]}
     form = {"grant_type": "password", "username": person["email"], "password": person["password"]}

@@ -13,8 +13,9 @@ from app.api.cookies import (
     set_cookies,
     set_device_cookie,
 )
-from app.api.dependencies import BackendDep, ClientDep, access_token_scheme, refuse_while_full
+from app.api.dependencies import BackendDep, ClientDep, access_token_scheme
 from app.api.problems import ACCEPTED, NEW_PASSWORD, UNSAFE, WITH_BODY, problems
+from app.api.queued import QueuedRoute
 from app.api.routes import V1, group
 from app.api.strict_json import StrictJsonRoute
 from app.core.refusals import Reason
@@ -23,10 +24,11 @@ from app.models.login import Credentials, SessionRefreshed, SessionStarted, Sess
 from app.models.user import Accepted, User, UserCreate, UserPublic
 from app.services import accounts, authentication, logins, new_logins
 
+queued = group(f"{V1}/auth", tags=["auth"], route_class=QueuedRoute)
 router = group(f"{V1}/auth", tags=["auth"], route_class=StrictJsonRoute)
 
 
-@router.post(
+@queued.post(
     "/register",
     status_code=status.HTTP_201_CREATED,
     response_model=UserPublic,
@@ -51,9 +53,8 @@ async def register(new_user: UserCreate, backend: BackendDep, client: ClientDep)
     return user or JSONResponse(Accepted().model_dump(), status.HTTP_202_ACCEPTED)
 
 
-@router.post(
+@queued.post(
     "/login",
-    dependencies=[Depends(refuse_while_full)],
     responses=problems(Reason.INVALID_CREDENTIALS, Reason.TOO_MANY_ATTEMPTS, *WITH_BODY),
 )
 async def login(
@@ -139,3 +140,6 @@ async def logout(
     """
     await logins.end(backend, presented_logins(request, backend, access_token), client)
     clear_cookies(response, backend.settings)
+
+
+router.routes[:0] = queued.routes

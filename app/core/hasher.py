@@ -1,0 +1,136 @@
+"""The process that hashes, next to the one that serves.
+
+On threads of the server, a flood of log-ins would slow all else, however low their priority: a
+thread that is last in the queue for a core may hold the interpreter's lock, for which all wait.
+It speaks over pairs of sockets, one for each hash that it computes at a time, and ends when they
+are closed, so it outlives nobody.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+from app.core import hashing
+from app.core.hashing import Verification
+from app.core.refusals import Reason, Refusal
+
+ROOT = Path(__file__).parents[2]  # of the package app
+NICENESS = 15  # whoever serves goes first at a core
+QUIET_SECONDS = 1.0  # until unused memory is given back
+MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
+
+WORK = {work.__name__: work for work in (hashing.hash_password, hashing.verify)}
+
+
+class Hasher:
+    """What app/core/hashing.py does, done there. Called from as many threads as it is made for.
+
+    Raises Refusal(BUSY) where the process is killed again and again, RuntimeError for what is
+    raised there.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._starting = Lock()
+        self._channels: SimpleQueue[Connection[Any, Any]]
+        self._start()
+
+    def hash_password(self, password: str) -> str:
+        return str(self._ask("hash_password", password))
+
+    def verify(self, password: str, stored: str | None) -> Verification:
+        return Verification(*self._ask("verify", password, stored))
+
+    def close(self) -> None:
+        """When nobody calls any more."""
+        while not self._channels.empty():
+            self._channels.get().close()
+        self._process.wait()
+
+    def _ask(self, work: str, *arguments: str | None) -> Any:
+        question = json.dumps([work, *arguments]).encode()
+        for _ in range(2):
+            channels = self._channels
+            channel = channels.get()
+            try:
+                channel.send_bytes(question)
+                result, error = json.loads(channel.recv_bytes())
+            except (EOFError, OSError):  # somebody has killed it
+                self._start_again(channels)
+                continue
+            channels.put(channel)
+            if error:
+                raise RuntimeError(error)
+            return result
+        raise Refusal(Reason.BUSY)
+
+    def _start(self) -> None:
+        pairs = [Pipe() for _ in range(self._threads)]
+        theirs = [end.fileno() for _, end in pairs]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, *map(str, theirs)],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **MEMORY},
+            pass_fds=theirs,
+        )
+        self._channels = SimpleQueue()
+        for ours, end in pairs:
+            end.close()
+            self._channels.put(ours)
+
+    def _start_again(self, channels: object) -> None:
+        with self._starting:
+            if channels is self._channels:  # of those that were waiting, one starts it
+                self._process.wait()
+                self._start()
+
+
+def main() -> None:
+    # Ctrl-C and an init system tell the whole group to end. The server answers what it is
+    # asked first, and closes the sockets then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICENESS)
+    hashing.nobodys_hash()  # now, so that the first stranger costs no more than the next
+    threads = [Thread(target=serve, args=[Connection(int(end))]) for end in sys.argv[1:]]
+    for thread in threads:
+        thread.start()
+
+
+def serve(channel: "Connection[Any, Any]") -> None:
+    try:
+        while True:
+            if not channel.poll(QUIET_SECONDS):
+                give_memory_back()
+            channel.send_bytes(json.dumps(outcome(channel.recv_bytes())).encode())
+    except (EOFError, OSError):
+        return
+
+
+def outcome(question: bytes) -> tuple[object, str | None]:
+    """The result, or what went wrong."""
+    work, *arguments = json.loads(question)
+    try:
+        return WORK[work](*arguments), None
+    except Exception as error:
+        return None, repr(error)
+
+
+def give_memory_back() -> None:
+    """19 MiB for each thread that has hashed. Other C libraries than glibc do it by themselves."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
+if __name__ == "__main__":
+    main()

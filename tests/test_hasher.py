@@ -1,0 +1,140 @@
+"""The process that hashes next to the one that serves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.core import hashing
+from app.core.hasher import NICENESS, Hasher, main
+from app.core.hashing import Verification
+from app.core.refusals import Refusal
+
+pytestmark = [
+    pytest.mark.real_hashes,
+    pytest.mark.skipif(os.name == "nt", reason="There, threads of the server hash."),
+]
+
+PASSWORD = "nine tall herons at dawn"
+LONG = 10  # seconds
+
+
+@pytest.fixture
+def hasher() -> Iterator[Hasher]:
+    hasher = Hasher(threads=2)
+    yield hasher
+    hasher.close()
+
+
+def process_of(hasher: Hasher) -> psutil.Process:
+    return psutil.Process(hasher._process.pid)
+
+
+def test_it_hashes_and_verifies(hasher: Hasher) -> None:
+    stored = hasher.hash_password(PASSWORD)
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert hasher.verify(PASSWORD, stored) == Verification(True)
+    assert hasher.verify("another one", stored) == Verification(False)
+    assert hasher.verify(PASSWORD, None) == Verification(False)
+
+
+def test_what_it_raises_is_raised_here_and_it_goes_on(hasher: Hasher) -> None:
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="TypeError"):
+            hasher.hash_password(None)  # type: ignore[arg-type]
+    assert hasher.hash_password(PASSWORD)
+
+
+def test_before_it_answers_it_knows_what_to_compare_a_strangers_password_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first unknown address after a start would take two hashes."""
+    for name in ("os.nice", "signal.signal"):
+        monkeypatch.setattr(f"app.core.hasher.{name}", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["hasher"])
+    hashing.nobodys_hash.cache_clear()
+    main()
+    assert hashing.nobodys_hash.cache_info().currsize == 1
+
+
+def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
+    hasher.hash_password(PASSWORD)  # by then it is up
+    assert process_of(hasher).nice() == psutil.Process().nice() + NICENESS
+
+
+def test_it_hashes_several_at_once(hasher: Hasher) -> None:
+    stored = hasher.hash_password(PASSWORD)
+    with ThreadPoolExecutor(2) as pool:
+        verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
+    assert set(verified) == {Verification(True)}
+    assert process_of(hasher).num_threads() == 3
+
+
+@pytest.mark.proves("16.5.3")
+def test_killed_while_it_hashes_it_is_started_again_and_nobody_notices(hasher: Hasher) -> None:
+    stored = hasher.hash_password(PASSWORD)
+    killed = process_of(hasher)
+    with ThreadPoolExecutor(2) as pool:
+        tries = [pool.submit(hasher.verify, PASSWORD, stored) for _ in range(8)]
+        killed.kill()
+        assert {try_.result(LONG) for try_ in tries} == {Verification(True)}
+    assert process_of(hasher) != killed
+
+
+def test_where_it_cannot_run_log_ins_are_told_to_come_back(
+    hasher: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    process_of(hasher).kill()
+    with pytest.raises(Refusal, match="busy"):
+        hasher.hash_password(PASSWORD)
+    monkeypatch.undo()
+    assert hasher.hash_password(PASSWORD)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_told_to_end_with_the_server_it_answers_what_the_server_asks(
+    hasher: Hasher, number: signal.Signals
+) -> None:
+    hasher.hash_password(PASSWORD)
+    before = process_of(hasher)
+    before.send_signal(number)
+    assert hasher.hash_password(PASSWORD)
+    assert process_of(hasher) == before
+
+
+def test_it_ends_when_the_server_is_killed() -> None:
+    program = (
+        "from app.core.hasher import Hasher; hasher = Hasher(1)\n"
+        "hasher.hash_password('x'); print(hasher._process.pid, flush=True); input()"
+    )
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        process = psutil.Process(int(server.stdout.readline()))
+        server.kill()
+    process.wait(LONG)
+
+
+@pytest.mark.proves("15.2.2")
+@pytest.mark.skipif(sys.platform != "linux", reason="It is glibc that keeps memory.")
+def test_its_memory_is_given_back_when_it_is_quiet(hasher: Hasher) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: hasher.hash_password(PASSWORD), range(4)))
+    until = time.monotonic() + LONG
+    while process_of(hasher).memory_info().rss > 40 * 2**20:  # either thread has used 19 MiB
+        assert time.monotonic() < until
+        time.sleep(0.1)
