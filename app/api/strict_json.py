@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
+
+from app.api.routes import Route
 
 
 class StrictJsonRequest(Request):
@@ -19,7 +20,7 @@ class StrictJsonRequest(Request):
         return json.loads(text, object_pairs_hook=each_once, parse_constant=refuse)
 
 
-class StrictJsonRoute(APIRoute):
+class StrictJsonRoute(Route):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 

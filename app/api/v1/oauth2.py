@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Form, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.api.dependencies import BackendDep, ClientDep
 from app.api.errors import note_refusal
 from app.api.problems import PROBLEMS, RETRY_AFTER, problems
-from app.api.routes import V1, group
+from app.api.routes import V1, Route, group
 from app.core.client import Client
 from app.core.moments import seconds_until
 from app.core.passwords import LONGEST_PASSWORD
@@ -46,7 +45,7 @@ class OAuth2Error(Exception):
         self.description = description
 
 
-class OAuth2Route(APIRoute):
+class OAuth2Route(Route):
     """Whatever goes wrong inside is said as RFC 6749 says it, not as problem+json."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
