@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     backend = Backend.open(settings)
     app = FastAPI(
         title="FastAPI Auth",
-        version="0.2.0",
+        version="0.3.0",
         description=DESCRIPTION,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,  # our own pages: FastAPI's load scripts from elsewhere

@@ -28,6 +28,7 @@ from app.api.cookies import set_cookies, take_cookies
 from app.api.cors import Cors
 from app.api.csrf import SameOriginGate
 from app.api.envelope import Envelope
+from app.api.queued import Queue
 from app.core.logs import configure_logging
 from app.core.moments import to_microseconds
 from app.core.rotation import Lineage
@@ -72,7 +73,7 @@ async def show(rows: list[Login]) -> None:
     await ask(app, dict(scopes[0]))  # builds the stack
     whole = rest = await cost(rows, lambda number: ask(app, dict(scopes[number])))
     found: list[tuple[str, float]] = []
-    for layer in (Envelope, Cors, Boundary, SameOriginGate):
+    for layer in (Envelope, Cors, Queue, Boundary, SameOriginGate):
         inner = layer_of(layer).app
         taken = layer in (Boundary, SameOriginGate)
         given = [within(scope, cookies_taken=taken) for scope in scopes]

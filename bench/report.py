@@ -111,7 +111,12 @@ def of_work(results: Results, work: str) -> Table:
 
 
 NOTES = {
-    "login": ["4 connections; elsewhere 16."],
+    "login": [
+        "4 connections; elsewhere 16. Nearly all of it is the hash, and each package has its own: "
+        "argon2id with 19 MiB and two passes here, with 64 MiB or more in the other Python "
+        "packages, scrypt in better-auth. So compare log-ins with `argon2 alone`, not with each "
+        "other."
+    ],
     "refresh": [
         "As in life, each of our refreshes presents a session's newest token, issued a minute ago "
         "or longer. Peers rotate what the last answer brought."
