@@ -126,7 +126,7 @@ def decode(part: str) -> bytes:
 
 
 def encode_json(part: object) -> str:
-    return encode(json.dumps(part).encode())
+    return encode(json.dumps(part, separators=(",", ":")).encode())
 
 
 def decode_claims(token: str) -> dict[str, Any]:
@@ -177,6 +177,22 @@ def test_a_token_signed_by_hand_with_the_right_key_is_accepted(target: Target) -
     token = forge(target.header, target.claims, access_key(target))
     assert as_bearer(target, token).json()["email"] == ADA["email"]
     assert as_cookie(target, token).json()["email"] == ADA["email"]
+
+
+def test_a_token_that_pyjwt_signed_is_accepted(target: Target) -> None:
+    """An upgrade logs nobody out: version 0.2 left the whole of it to PyJWT."""
+    algorithm, key = target.header["alg"], access_key(target)
+    headers = {"typ": target.header["typ"], "kid": target.header["kid"]}
+    token = jwt.encode(target.claims, key, algorithm=algorithm, headers=headers)
+    assert as_bearer(target, token).status_code == 200
+
+
+def test_a_header_in_another_spelling_than_ours_is_refused(target: Target) -> None:
+    """It says the same, and only somebody with our key could have signed it."""
+    header = encode(json.dumps(target.header).encode())
+    spaced = f"{header}.{encode_json(target.claims)}"
+    signature = forge(target.header, target.claims, access_key(target))
+    assert_refused(target, f"{spaced}.{signature.split('.')[2]}")
 
 
 # Signatures

@@ -15,9 +15,10 @@ from starlette.types import Scope
 
 from app.core.config import Settings
 from app.core.identifiers import new_id
+from app.core.jws import InvalidToken
 from app.core.moments import seconds_until
 from app.core.refusals import Reason, Refusal
-from app.core.tokens import DEVICE_LIFETIME, ClientId, DeviceToken, InvalidToken, RefreshToken
+from app.core.tokens import DEVICE_LIFETIME, ClientId, DeviceToken, RefreshToken
 from app.models.login import Login
 from app.services.backend import Backend
 

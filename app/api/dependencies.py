@@ -8,8 +8,9 @@ from fastapi.security import OAuth2PasswordBearer
 from starlette.requests import HTTPConnection
 
 from app.core.client import LONGEST_USER_AGENT, Client
+from app.core.jws import InvalidToken
 from app.core.refusals import Reason, Refusal
-from app.core.tokens import AccessToken, InvalidToken
+from app.core.tokens import AccessToken
 from app.models.user import User
 from app.services import logins
 from app.services.backend import Backend

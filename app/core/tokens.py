@@ -1,29 +1,23 @@
 """Access and refresh tokens: JWTs that say which login they belong to, and nothing personal."""
 
-import re
 import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import jwt
-
 from app.core.config import Settings
 from app.core.identifiers import new_id
-from app.core.keys import KeyRing, access_keys, derived_keys
+from app.core.jws import InvalidToken, Signature
+from app.core.keys import access_keys, derived_keys
 from app.core.moments import to_microseconds
 
-# The compact form and nothing else (RFC 8725bis, 3.14): PyJWT would take "=" after the signature.
-COMPACT_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
-LONGEST_TOKEN = 2048  # characters; ours have about 450
 END_OF_TIME = 2**53  # microseconds: the year 2255
 CLOCK_SKEW = 60  # seconds that another server's clock may be ahead of ours
 
-ACCESS_CLAIMS = ["iss", "aud", "sub", "client_id", "sid", "iat", "exp", "jti"]
-REFRESH_CLAIMS = ["iss", "aud", "client_id", "sid", "n", "exp"]
-DEVICE_CLAIMS = ["iss", "aud", "client_id", "sub", "did", "n", "exp"]
+ACCESS_CLAIMS = {"iss", "aud", "sub", "client_id", "sid", "iat", "exp", "jti"}
+REFRESH_CLAIMS = {"iss", "aud", "client_id", "sid", "n", "exp"}
+DEVICE_CLAIMS = {"iss", "aud", "client_id", "sub", "did", "n", "exp"}
 DEVICE_LIFETIME = timedelta(days=365)
 
 
@@ -56,17 +50,14 @@ class DeviceToken(NamedTuple):
     n: int  # when it was issued, in microseconds since 1970
 
 
-class InvalidToken(Exception):
-    """Not a token of ours, not of this type, changed, or expired: nobody is told which."""
-
-
 class Tokens:
     """Signs and reads the tokens of one deployment. Raises SettingsError for unusable key files."""
 
     def __init__(self, settings: Settings) -> None:
         self.access_keys = access_keys(settings)
-        self._refresh_keys = derived_keys(settings, "refresh")
-        self._device_keys = derived_keys(settings, "device")
+        self._access = Signature(self.access_keys, "at+jwt")
+        self._refresh = Signature(derived_keys(settings, "refresh"), "rt+jwt")
+        self._device = Signature(derived_keys(settings, "device"), "dt+jwt")
         self._issuer = settings.issuer
         self._audience = settings.audience
         self._access_lifetime = int(settings.access_lifetime.total_seconds())
@@ -85,13 +76,13 @@ class Tokens:
             "exp": expires_at,
             "jti": new_id().hex,
         }
-        token = self._sign(self.access_keys, "at+jwt", claims)
+        token = self._sign(self._access, claims)
         return token, datetime.fromtimestamp(expires_at, UTC)
 
     def read_access(self, token: str) -> AccessToken:
         """Raises InvalidToken."""
-        claims = self._verify(self.access_keys, "at+jwt", ACCESS_CLAIMS, token)
-        if claims["exp"] <= time.time() or type(claims["iat"]) is not int:
+        claims = self._verify(self._access, ACCESS_CLAIMS, token)
+        if claims["exp"] <= time.time() or type(claims["jti"]) is not str:
             raise InvalidToken
         return AccessToken(read_id(claims["sub"]), read_id(claims["sid"]))
 
@@ -105,14 +96,14 @@ class Tokens:
             "n": n,
             "exp": int(expires_at.timestamp()),
         }
-        return self._sign(self._refresh_keys, "rt+jwt", claims)
+        return self._sign(self._refresh, claims)
 
     def read_refresh(self, token: str) -> RefreshToken:
         """Its age is not judged here: evidence comes before expiry (docs/rotation.md).
 
         Raises InvalidToken.
         """
-        claims = self._verify(self._refresh_keys, "rt+jwt", REFRESH_CLAIMS, token)
+        claims = self._verify(self._refresh, REFRESH_CLAIMS, token)
         n = read_moment(claims["n"])
         return RefreshToken(read_id(claims["sid"]), ClientId(claims["client_id"]), n)
 
@@ -124,11 +115,11 @@ class Tokens:
             "n": to_microseconds(now),
             "exp": int((now + DEVICE_LIFETIME).timestamp()),
         }
-        return self._sign(self._device_keys, "dt+jwt", claims)
+        return self._sign(self._device, claims)
 
     def read_device(self, token: str) -> DeviceToken:
         """Raises InvalidToken."""
-        claims = self._verify(self._device_keys, "dt+jwt", DEVICE_CLAIMS, token)
+        claims = self._verify(self._device, DEVICE_CLAIMS, token)
         if claims["exp"] <= time.time():
             raise InvalidToken
         n = read_moment(claims["n"])
@@ -136,53 +127,35 @@ class Tokens:
 
     def login_of(self, token: str) -> UUID | None:
         """The login that a token of either type belongs to, expired or not: to end it."""
-        for keys, typ, required in (
-            (self._refresh_keys, "rt+jwt", REFRESH_CLAIMS),
-            (self.access_keys, "at+jwt", ACCESS_CLAIMS),
+        for signature, required in (
+            (self._refresh, REFRESH_CLAIMS),
+            (self._access, ACCESS_CLAIMS),
         ):
             try:
-                return read_id(self._verify(keys, typ, required, token)["sid"])
+                return read_id(self._verify(signature, required, token)["sid"])
             except InvalidToken:
                 continue
         return None
 
-    def _sign(self, keys: KeyRing, typ: str, claims: dict[str, Any]) -> str:
-        return jwt.encode(
-            {"iss": self._issuer, "aud": self._audience, **claims},
-            keys.signing_key,
-            algorithm=keys.algorithm,
-            headers={"typ": typ, "kid": keys.kid},
-        )
+    def _sign(self, signature: Signature, claims: dict[str, Any]) -> str:
+        return signature.sign({"iss": self._issuer, "aud": self._audience, **claims})
 
-    def _verify(self, keys: KeyRing, typ: str, required: list[str], token: str) -> dict[str, Any]:
+    def _verify(self, signature: Signature, required: set[str], token: str) -> dict[str, Any]:
         """Everything but `exp`, whose meaning depends on the type."""
-        if len(token) > LONGEST_TOKEN or not COMPACT_FORM.fullmatch(token):
-            raise InvalidToken
-        try:
-            header = read_header(token.partition(".")[0])
-            # What our headers hold, exactly: `jku`, `jwk`, `x5c`, `crit` or `zip` is not ours.
-            if header != {"alg": keys.algorithm, "typ": typ, "kid": header.get("kid")}:
-                raise InvalidToken
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                keys.verification_keys[header["kid"]],
-                algorithms=[keys.algorithm],
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=CLOCK_SKEW,
-                options={"require": required, "verify_exp": False, "strict_aud": True},
-            )
-        except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
-            raise InvalidToken from None
-        if type(claims["exp"]) is not int or claims["client_id"] not in CLIENT_IDS:
+        claims = signature.verify(token)
+        if (
+            not required <= claims.keys()
+            or (claims["iss"], claims["aud"]) != (self._issuer, self._audience)
+            or type(claims["exp"]) is not int
+            or claims["client_id"] not in CLIENT_IDS
+            or not all(is_past(claims.get(name, 0)) for name in ("iat", "nbf"))
+        ):
             raise InvalidToken
         return claims
 
 
-@lru_cache(maxsize=64)  # keys and types are few, so nearly every token has one of few headers
-def read_header(segment: str) -> dict[str, Any]:
-    """What a token says of itself, not verified. Raises InvalidToken."""
-    return jwt.get_unverified_header(f"{segment}.e30.")
+def is_past(moment: object) -> bool:
+    return type(moment) is int and moment <= time.time() + CLOCK_SKEW
 
 
 def read_id(value: object) -> UUID:

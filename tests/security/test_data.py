@@ -18,7 +18,7 @@ from tests.people import ADA, get_tokens, log_in, refresh, register
 from tests.security.document import table
 
 COLUMNS = {row["column"]: row for row in table("Data")}
-PERSONAL = re.compile(r"ada|example\.com|lovelace", re.IGNORECASE)
+PERSONAL = re.compile(r"\bada\b|example\.com|lovelace", re.IGNORECASE)
 
 
 @pytest.mark.proves("14.1.1", "14.1.2")

@@ -14,10 +14,11 @@ from app.api.errors import note_refusal
 from app.api.problems import PROBLEMS, RETRY_AFTER, problems
 from app.api.routes import V1, Route, group
 from app.core.client import Client
+from app.core.jws import LONGEST_TOKEN, InvalidToken
 from app.core.moments import seconds_until
 from app.core.passwords import LONGEST_PASSWORD
 from app.core.refusals import Reason, Refusal
-from app.core.tokens import LONGEST_TOKEN, ClientId, InvalidToken
+from app.core.tokens import ClientId
 from app.models.login import Login, TokenPair
 from app.models.user import (
     EXAMPLE_EMAIL,
