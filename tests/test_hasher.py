@@ -99,6 +99,39 @@ def test_where_it_cannot_run_log_ins_are_told_to_come_back(
     assert hasher.hash_password(PASSWORD)
 
 
+def test_where_there_is_no_room_for_a_process_it_is_started_as_soon_as_there_is(
+    hasher: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
+    process_of(hasher).kill()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        for _ in range(3):  # more often than it has channels
+            with pytest.raises(Refusal, match="busy"):
+                hasher.hash_password(PASSWORD)
+    assert hasher.hash_password(PASSWORD)
+
+
+def test_neither_the_folder_it_is_started_in_nor_its_packages_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").touch()
+    (tmp_path / "json.py").write_text("raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    hasher = Hasher(threads=1)
+    assert hasher.hash_password(PASSWORD)
+    hasher.close()
+
+
+def test_what_goes_wrong_is_told_without_the_password(hasher: Hasher) -> None:
+    with pytest.raises(RuntimeError, match="UnicodeEncodeError") as raised:
+        hasher.hash_password("a canary \ud800")
+    assert "canary" not in str(raised.value)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_told_to_end_with_the_server_it_answers_what_the_server_asks(
     hasher: Hasher, number: signal.Signals

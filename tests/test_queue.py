@@ -65,6 +65,15 @@ def test_the_body_is_not_even_read(client: TestClient, full: Backend) -> None:
     assert refused_as(client.post(LOG_IN, content=b"{")) == (503, "busy")
 
 
+def test_another_method_is_refused_as_ever(client: TestClient, full: Backend) -> None:
+    assert refused_as(client.get(LOG_IN)) == (405, "method_not_allowed")
+
+
+def test_behind_a_path_of_a_proxy_the_door_is_the_same(client: TestClient, full: Backend) -> None:
+    below = TestClient(client.app, "https://testserver", root_path="/auth-service")
+    assert refused_as(below.post(f"/auth-service{LOG_IN}", content=b"{")) == (503, "busy")
+
+
 def test_a_page_of_the_front_end_can_read_the_refusal(client: TestClient, full: Backend) -> None:
     answer = client.post(LOG_IN, json=ADA, headers={"Origin": FRONT_END})
     assert answer.headers["access-control-allow-origin"] == FRONT_END

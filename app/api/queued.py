@@ -33,7 +33,7 @@ class Queue:
         self.refused = 0  # since the last line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self.routes.get(scope.get("path", ""))
+        route = self.route_of(scope)
         if route is None or not self.passwords.is_full(network_of(scope["state"]["client"])):
             await self.app(scope, receive, send)
             return
@@ -42,6 +42,11 @@ class Queue:
         state |= {"code": Reason.BUSY, "counted": True}
         self.count()
         await problem_response(Reason.BUSY, state["request_id"])(scope, receive, send)
+
+    def route_of(self, scope: Scope) -> QueuedRoute | None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return None
+        return self.routes.get(scope["path"].removeprefix(scope.get("root_path", "")))
 
     def count(self) -> None:
         if not self.refused:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import Any
 
 from app.core import hashing
 from app.core.hashing import Verification
+from app.core.logs import logger
 from app.core.refusals import Reason, Refusal
 
-ROOT = Path(__file__).parents[2]  # of the package app
+ROOT = str(Path(__file__).parents[2])  # of the package app
+END_SECONDS = 2  # longer than a hash takes
 NICENESS = 15  # whoever serves goes first at a core
 QUIET_SECONDS = 1.0  # until unused memory is given back
 MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
@@ -54,7 +57,7 @@ class Hasher:
         """When nobody calls any more."""
         while not self._channels.empty():
             self._channels.get().close()
-        self._process.wait()
+        self._end()
 
     def _ask(self, work: str, *arguments: str | None) -> Any:
         question = json.dumps([work, *arguments]).encode()
@@ -65,6 +68,7 @@ class Hasher:
                 channel.send_bytes(question)
                 result, error = json.loads(channel.recv_bytes())
             except (EOFError, OSError):  # somebody has killed it
+                channels.put(channel)  # for whoever comes next, if it cannot be started now
                 self._start_again(channels)
                 continue
             channels.put(channel)
@@ -76,22 +80,42 @@ class Hasher:
     def _start(self) -> None:
         pairs = [Pipe() for _ in range(self._threads)]
         theirs = [end.fileno() for _, end in pairs]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *map(str, theirs)],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **MEMORY},
-            pass_fds=theirs,
-        )
+        try:
+            self._process = subprocess.Popen(
+                # -P: not what lies in the folder that the server was started in.
+                [sys.executable, "-P", "-m", __name__, *map(str, theirs)],
+                stdin=subprocess.DEVNULL,
+                env=os.environ
+                | MEMORY
+                | {"PYTHONPATH": os.pathsep.join([ROOT, *filter(None, sys.path)])},
+                pass_fds=theirs,
+            )
+        finally:
+            for _, end in pairs:
+                end.close()
         self._channels = SimpleQueue()
-        for ours, end in pairs:
-            end.close()
+        for ours, _ in pairs:
             self._channels.put(ours)
 
     def _start_again(self, channels: object) -> None:
+        """Raises Refusal(BUSY) where the system has no room for a process."""
         with self._starting:
-            if channels is self._channels:  # of those that were waiting, one starts it
-                self._process.wait()
+            if channels is not self._channels:  # somebody who waited, too, has started it
+                return
+            self._end()
+            logger.error("The process that hashes has ended, and is started again.")
+            try:
                 self._start()
+            except OSError as error:
+                raise Refusal(Reason.BUSY) from error
+
+    def _end(self) -> None:
+        """It ends by itself when its sockets are closed, unless something is wrong with it."""
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def main() -> None:
@@ -112,8 +136,11 @@ def serve(channel: "Connection[Any, Any]") -> None:
             if not channel.poll(QUIET_SECONDS):
                 give_memory_back()
             channel.send_bytes(json.dumps(outcome(channel.recv_bytes())).encode())
-    except (EOFError, OSError):
+    except (EOFError, OSError):  # the server has ended
         return
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # with all its threads, so that the server starts another
 
 
 def outcome(question: bytes) -> tuple[object, str | None]:
@@ -122,7 +149,7 @@ def outcome(question: bytes) -> tuple[object, str | None]:
     try:
         return WORK[work](*arguments), None
     except Exception as error:
-        return None, repr(error)
+        return None, type(error).__name__  # its text may quote the password
 
 
 def give_memory_back() -> None:
