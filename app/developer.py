@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# The benchmark's are installed beside ours, never with them.
+LOCKED = ("requirements", "requirements-native", "requirements-dev", "bench/requirements")
 CACHES = (".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".schemathesis")
 
 
@@ -60,7 +62,7 @@ def run_tests(arguments: Sequence[str] = ()) -> int:
 
 def lock(upgrade: bool) -> int:
     """Versions that are pinned already stay, unless `upgrade`."""
-    for name in ("requirements", "requirements-native", "requirements-dev"):
+    for name in LOCKED:
         options = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-header"]
         options += ["--quiet", f"--output-file={name}.txt", *(["--upgrade"] if upgrade else [])]
         if failed := python("-m", "uv", "pip", "compile", f"{name}.in", *options):
@@ -73,7 +75,7 @@ def explain_lock(source: Path, locked: Path) -> None:
     """A reader of the pinned file sees there, too, why each direct dependency is in it."""
     lines = source.read_text(encoding="utf-8").splitlines()
     reasons = [f"#   {line}" for line in lines if line and not line.startswith(("#", "-"))]
-    header = f"# Written by `make lock` from {source.name}. Direct dependencies, and why:"
+    header = f"# Written by `make lock` from {source.relative_to(ROOT)}. Direct dependencies, and why:"
     pins = locked.read_text(encoding="utf-8")
     text = "\n".join([header, "#", *reasons, "#", "# Exact versions and hashes of everything:", ""])
     locked.write_text(text + pins, encoding="utf-8", newline="\n")
@@ -82,7 +84,7 @@ def explain_lock(source: Path, locked: Path) -> None:
 def clean() -> int:
     for name in CACHES:
         shutil.rmtree(ROOT / name, ignore_errors=True)
-    for folder in ("app", "alembic", "tests", "tools"):
+    for folder in ("app", "alembic", "bench", "tests", "tools"):
         for cache in list((ROOT / folder).rglob("__pycache__")):
             shutil.rmtree(cache, ignore_errors=True)
     return 0
