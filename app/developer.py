@@ -75,7 +75,8 @@ def explain_lock(source: Path, locked: Path) -> None:
     """A reader of the pinned file sees there, too, why each direct dependency is in it."""
     lines = source.read_text(encoding="utf-8").splitlines()
     reasons = [f"#   {line}" for line in lines if line and not line.startswith(("#", "-"))]
-    header = f"# Written by `make lock` from {source.relative_to(ROOT)}. Direct dependencies, and why:"
+    name = source.relative_to(ROOT).as_posix()
+    header = f"# Written by `make lock` from {name}. Direct dependencies, and why:"
     pins = locked.read_text(encoding="utf-8")
     text = "\n".join([header, "#", *reasons, "#", "# Exact versions and hashes of everything:", ""])
     locked.write_text(text + pins, encoding="utf-8", newline="\n")
