@@ -17,6 +17,7 @@ import psutil
 
 from bench import curve, flood, rounds, statements
 from bench.check import check
+from bench.command import PLOTS, interrupt, positive, processor, store
 from bench.load import BenchmarkError
 from bench.peers.contenders import PEERS
 from bench.plots import draw
@@ -28,7 +29,6 @@ from bench.subjects import Served
 HERE = Path(__file__).resolve().parent
 LATEST = HERE / "results" / "latest.json"
 PUBLISHED = HERE / "results" / "published.json"
-PLOTS = HERE.parent / "docs" / "plots"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,21 +81,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def interrupt(number: int, _: object) -> None:
-    """Once: a second Ctrl-C must not interrupt the cleaning up."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def measure(given: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -180,29 +167,6 @@ def described(given: argparse.Namespace) -> dict[str, Any]:
         "users": given.users,
         "logins": given.logins,
     }
-
-
-def processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return models[0] if models else platform.machine()
-
-
-def store(results: dict[str, Any], file: Path) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
-
-
-def rounded(value: Any) -> Any:
-    """More digits than were measured would be noise in a diff."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

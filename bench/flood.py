@@ -14,7 +14,7 @@ from bench import load
 from bench.contender import PASSWORD, Request
 from bench.load import Load
 from bench.progress import Progress
-from bench.subjects import CONNECTIONS, Served
+from bench.subjects import Served
 
 TIMES = 20  # as many log-ins as the service can do
 WORKS = ("refresh", "me")
@@ -69,18 +69,9 @@ def one(subject: Served, work: str, capacity: float, seconds: int) -> Flood:
     idle = subject.measure(work, seconds)
     states = subject.states(work, seconds)
     with flooded(subject, capacity, seconds + 2 * LEAD) as running:
-        ran = load.run(
-            subject.server.port,
-            subject.contender.works[work],
-            states,
-            seconds=seconds,
-            users=subject.users,
-            connections=CONNECTIONS,
-        )
+        ran = subject.measure(work, seconds, states=states)
         log_ins = [each.result() for each in running]
     time.sleep(LEAD + WAITING / capacity)  # those that still wait must not disturb what comes next
-    if work == "refresh":
-        subject.note_refreshes(ran)
     return Flood(
         idle.rate,
         ran.rate,

@@ -19,13 +19,13 @@ from typing import Any
 
 import psutil
 
-from bench.__main__ import PLOTS, interrupt, positive, processor, store
+from bench.command import PLOTS, interrupt, positive, processor, store
 from bench.load import BenchmarkError, find_wrk
+from bench.postgres import processes
 from bench.progress import Progress
 from bench.sizes import storage, tables
 from bench.sizes.filled import Filled, explain, fill_all, purge
 from bench.sizes.plot import draw
-from bench.sizes.postgres import processes
 from bench.sizes.service import served
 from bench.sizes.works import ASKED, LOG_IN, SPREAD, Place
 from bench.subjects import Figures

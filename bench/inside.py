@@ -1,10 +1,5 @@
-"""The part that runs in the service's own environment: `python -m bench.inside`.
+"""The part that runs in the service's own environment: `python -m bench.inside`. ours.py asks."""
 
-It reads a question a line and answers it, both in JSON; ours.py asks.
-"""
-
-import json
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +17,7 @@ from app.db.engine import create_database_engine
 from app.models.login import Login
 from app.services import logins
 from bench.contender import PASSWORD
+from bench.conversation import answer
 
 SETTINGS = load_settings()
 TOKENS = Tokens(SETTINGS)
@@ -89,12 +85,5 @@ def statements() -> Mapping[str, str]:
 QUESTIONS = {question.__name__: question for question in (sessions, hashes, statements)}
 
 
-def main() -> None:
-    for line in sys.stdin:
-        name, values = json.loads(line)
-        sys.stdout.write(json.dumps(QUESTIONS[name](**values)) + "\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    answer(QUESTIONS.__getitem__)

@@ -60,39 +60,22 @@ def find_wrk() -> str:
     return wrk
 
 
-def run(
-    port: int,
-    request: Request,
-    states: Sequence[State],
-    *,
-    seconds: float,
-    users: int,
-    connections: int = 0,
-    delay: int = 0,
-    also: Sequence[int] = (),
-) -> Load:
-    """Ask again and again, on each connection as soon as it is answered.
-
-    states: what the connections have kept, one each. Of more states than `connections`, each has
-        its share and takes them in turn; of fewer, several have the same.
-    delay: milliseconds before each request. also: statuses that are right, too.
-    Raises BenchmarkError where an answer was wrong.
-    """
-    with start(
-        port,
-        request,
-        states,
-        seconds=seconds,
-        users=users,
-        connections=connections,
-        delay=delay,
-        also=also,
-    ) as running:
+def run(*arguments: Any, **options: Any) -> Load:
+    """As start(), and waits for its end."""
+    with start(*arguments, **options) as running:
         return running.result()
 
 
 class start:  # noqa: N801 - used like a function
-    """A run in the background: `result()` waits for its end."""
+    """Ask again and again, on each connection as soon as it is answered.
+
+    In the background: `result()` waits for its end, and raises BenchmarkError where an answer was
+    wrong.
+
+    states: what the connections have kept, one each. Of more states than `connections`, each has
+        its share and takes them in turn; of fewer, several have the same.
+    delay: milliseconds before each request. also: statuses that are right, too.
+    """
 
     def __init__(
         self,

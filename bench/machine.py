@@ -1,6 +1,7 @@
 """Servers under test: started, waited for, and what they cost in processor time and memory."""
 
 import os
+import socket
 import subprocess
 import time
 import urllib.error
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.conversation import end_of
 from bench.load import BenchmarkError
 
 START_SECONDS = 60
@@ -105,5 +107,7 @@ def answers(url: str) -> bool:
     return True
 
 
-def end_of(log: Path) -> str:
-    return log.read_text(errors="replace").strip()[-1000:]
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

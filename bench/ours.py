@@ -3,18 +3,16 @@
 Both run in the service's own environment, from a folder without .env.
 """
 
-import json
 import os
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bench.contender import PASSWORD, Contender, Request
+from bench.conversation import Conversation, conversation
 from bench.load import BenchmarkError
-from bench.machine import end_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = str(ROOT / ".venv" / "bin" / "python")
@@ -174,9 +172,8 @@ def run_once(command: Sequence[str], folder: Path, settings: dict[str, str]) -> 
 class Inside:
     """inside.py on one database."""
 
-    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
-        self._process = process
-        self._log = log
+    def __init__(self, conversation: Conversation) -> None:
+        self._ask = conversation.ask
 
     def sessions(self, count: int, *, unused: float, access: bool) -> list[dict[str, str]]:
         found = self._ask("sessions", count=count, unused=unused, access=access)
@@ -193,32 +190,10 @@ class Inside:
     def statements(self) -> dict[str, str]:
         return dict(self._ask("statements"))
 
-    def _ask(self, name: str, **values: Any) -> Any:
-        assert self._process.stdin
-        assert self._process.stdout
-        try:
-            self._process.stdin.write(json.dumps([name, values]) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise BenchmarkError(f"{name} failed: {end_of(self._log)}")
-        return json.loads(answer)
-
 
 @contextmanager
 def inside(url: str, folder: Path, log: Path) -> Iterator[Inside]:
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [PYTHON, "-m", "bench.inside"],
-            cwd=folder,
-            env=os.environ | environment(url),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us, and we end it
-        )
-    with process:  # closes its input, and so ends it
-        yield Inside(process, log)
+    with conversation(
+        PYTHON, "bench.inside", folder=folder, environment=environment(url), log=log
+    ) as asked:
+        yield Inside(asked)

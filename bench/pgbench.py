@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.load import BenchmarkError
 from bench.machine import Processes
-from bench.sizes.postgres import connected
+from bench.postgres import connected
 from bench.subjects import CONNECTIONS, Figures
 
 # A login's user agent and address become id and user of the next one, and all have the same token.

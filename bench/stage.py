@@ -19,12 +19,11 @@ from urllib.parse import urlsplit
 from bench import ours
 from bench.contender import PASSWORD, Contender
 from bench.load import BenchmarkError, find_wrk
-from bench.machine import running
+from bench.machine import free_port, running
 from bench.peers.contenders import PEERS
 from bench.pgbench import Pgbench
+from bench.postgres import connected, processes
 from bench.progress import Progress
-from bench.sizes.postgres import connected, processes
-from bench.sizes.service import free_port
 from bench.subjects import Hashing, Served, Subject
 from tests.postgres import PostgresError, postgres_server
 

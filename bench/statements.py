@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.load import BenchmarkError
+from bench.postgres import connected
 from bench.progress import Progress
-from bench.sizes.postgres import connected
 from bench.stage import Stage
 from bench.subjects import Served
 

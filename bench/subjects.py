@@ -83,9 +83,16 @@ class Served:
     def works(self) -> Sequence[str]:
         return tuple(self.contender.works)
 
-    def measure(self, work: str, seconds: int, connections: int = 0) -> Figures:
+    def measure(
+        self,
+        work: str,
+        seconds: int,
+        connections: int = 0,
+        states: Sequence[State] | None = None,
+    ) -> Figures:
+        """states: what states() has said, where that had to be known before."""
         connections = connections or (LOGGING_IN if work == "login" else CONNECTIONS)
-        states = self.states(work, seconds, connections)
+        states = self.states(work, seconds, connections) if states is None else states
         before = self._busy()
         ran = load.run(
             self.server.port,
@@ -97,7 +104,7 @@ class Served:
         )
         after = self._busy()
         if work == "refresh" and self._inside:
-            self.note_refreshes(ran)
+            self._note_refreshes(ran)
         server, database = (
             (late - early) * 1000 / ran.requests for early, late in zip(before, after, strict=True)
         )
@@ -122,7 +129,7 @@ class Served:
             self._states = []
         return states
 
-    def note_refreshes(self, ran: load.Load) -> None:
+    def _note_refreshes(self, ran: load.Load) -> None:
         """Raises BenchmarkError where sessions were few, so that some came twice."""
         self._fastest = max(self._fastest, ran.rate)
         if ran.laps > 1:

@@ -35,6 +35,7 @@ from app.db.engine import create_database_engine  # noqa: E402
 from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database  # noqa: E402
 from app.main import create_app  # noqa: E402
+from app.services.backend import Backend  # noqa: E402
 from tests.links import MAIL  # noqa: E402
 from tests.mailbox import Mailbox, smtp_server  # noqa: E402
 from tests.people import sign_up_and_in  # noqa: E402
@@ -180,6 +181,12 @@ def ada(mailing_client: TestClient) -> TestClient:
 @pytest.fixture
 def client(make_client: ClientFactory) -> TestClient:
     return make_client()
+
+
+@pytest.fixture
+def backend(client: TestClient) -> Backend:
+    found: Backend = client.app.state.backend  # type: ignore[attr-defined]
+    return found
 
 
 @pytest.fixture

@@ -209,12 +209,6 @@ def test_a_full_queue_is_a_problem(client: TestClient, backend: Backend) -> None
     assert_problem(log_in(client), Reason.BUSY)
 
 
-@pytest.fixture
-def backend(client: TestClient) -> Backend:
-    found: Backend = client.app.state.backend  # type: ignore[attr-defined]
-    return found
-
-
 @pytest.mark.proves("ER-01")
 def test_a_database_that_cannot_be_reached_is_a_problem(
     make_client: ClientFactory, tmp_path: Path

@@ -3,8 +3,6 @@
 The ids (ER-05 …) are those of the list of attacks.
 """
 
-import io
-import json
 import logging
 import re
 import socket
@@ -21,6 +19,7 @@ from sqlalchemy import text
 from app.db.session import Database
 from app.main import create_app
 from tests.conftest import ClientFactory, make_settings, running_server
+from tests.journal import Journal
 from tests.people import ADA, BOB, bearer, get_tokens, log_in, log_out, refresh, register, who_am_i
 from tests.rows import change_user, execute
 
@@ -35,32 +34,6 @@ CANARY_PERSON = ADA | {"password": PASSWORD}
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
     return sqlite_url
-
-
-class Journal:
-    """What the service's own handler has written since the test began."""
-
-    def __init__(self) -> None:
-        (handler,) = logging.root.handlers
-        assert isinstance(handler, logging.StreamHandler)
-        self.stream = io.StringIO()
-        handler.setStream(self.stream)
-
-    @property
-    def text(self) -> str:
-        return self.stream.getvalue()
-
-    @property
-    def entries(self) -> list[dict[str, Any]]:
-        """Every line is JSON, or this fails."""
-        return [json.loads(line) for line in self.text.split("\n")[:-1]]
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        return [entry for entry in self.entries if entry.get("event") == "request"]
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [entry for entry in self.entries if entry.get("event") == name]
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from app.services.courier import GIVE_UP, LEASE, LONGEST_PAUSE, claim, deliver_d
 from app.services.letters import Letter
 from app.services.recovery import set_password
 from tests.conftest import ClientFactory, make_settings
+from tests.journal import Journal
 from tests.links import forgot
 from tests.mailbox import (
     Mailbox,
@@ -39,7 +40,6 @@ from tests.mailbox import (
 )
 from tests.people import ADA, BOB, log_in, register, sign_up_and_in
 from tests.rows import audited, change_user, execute, statements, the_user
-from tests.test_logs import Journal
 
 VERIFY = "/api/v1/auth/verify-email"
 

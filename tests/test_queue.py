@@ -1,8 +1,5 @@
 """In a flood of log-ins, most are refused at the door, for next to nothing."""
 
-import io
-import json
-import logging
 import time
 from typing import Any
 
@@ -13,6 +10,7 @@ from app.services.backend import Backend
 from tests.answers import refused_as
 from tests.conftest import ClientFactory
 from tests.jars import other_browser
+from tests.journal import Journal
 from tests.people import ADA, log_in, refresh, register, sign_up_and_in, who_am_i
 
 FRONT_END = "https://app.example.com"
@@ -25,28 +23,15 @@ def client(make_client: ClientFactory) -> TestClient:
 
 
 @pytest.fixture
-def backend(client: TestClient) -> Backend:
-    found: Backend = client.app.state.backend  # type: ignore[attr-defined]
-    return found
-
-
-@pytest.fixture
 def full(backend: Backend) -> Backend:
     backend.passwords._room = 0
     return backend
 
 
-def lines(stream: io.StringIO) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
-
-
 @pytest.fixture
-def log(client: TestClient) -> io.StringIO:
-    (handler,) = logging.root.handlers
-    assert isinstance(handler, logging.StreamHandler)
-    stream = io.StringIO()
-    handler.setStream(stream)
-    return stream
+def journal(client: TestClient) -> Journal:
+    """After the client, whose start sets the log up."""
+    return Journal()
 
 
 @pytest.mark.parametrize("act", [log_in, register])
@@ -99,19 +84,19 @@ def test_a_network_that_has_its_share_is_refused_and_others_are_not(
 
 @pytest.mark.proves("16.2.1")
 def test_a_flood_does_not_flood_the_log(
-    client: TestClient, full: Backend, log: io.StringIO
+    client: TestClient, full: Backend, journal: Journal
 ) -> None:
     """A line for each would fill the disk; one a second says how many there were."""
     for _ in range(20):
         log_in(client)
     until = time.monotonic() + 10
-    while not (told := [line for line in lines(log) if line.get("event") == "queue_full"]):
+    while not (told := journal.events("queue_full")):
         assert time.monotonic() < until
         time.sleep(0.05)
         client.get("/health/live")
     assert told[0]["refused"] == 20
     assert told[0]["level"] == "error"
-    assert not [line for line in lines(log) if line.get("path") == LOG_IN]
+    assert not [entry for entry in journal.entries if entry.get("path") == LOG_IN]
 
 
 def test_metrics_count_the_refused_under_their_route(client: TestClient, full: Backend) -> None:

@@ -5,9 +5,7 @@ them at the same time is in test_throttling_processes.py, known devices are in t
 """
 
 import asyncio
-import io
 import json
-import logging
 import secrets
 import unicodedata
 from collections import Counter
@@ -37,6 +35,7 @@ from app.services.throttle import BUDGETS_KEPT, MOST_FAILURES, Throttle
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import other_browser
+from tests.journal import Journal
 from tests.links import database_of, forgot, outbox
 from tests.people import ADA, BOB, bearer, log_in, refresh, register, who_am_i
 from tests.rows import all_budgets, audited, change_user, execute
@@ -409,22 +408,8 @@ def test_through_a_trusted_proxy_its_clients_are_told_apart(make_client: ClientF
 # A proxy that nobody has named
 
 
-class Journal:
-    def __init__(self) -> None:
-        handler = logging.root.handlers[0]
-        assert isinstance(handler, logging.StreamHandler)
-        self.stream = io.StringIO()
-        handler.setStream(self.stream)
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """But for what the test's own HTTP client logs in this same process."""
-        lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
-        return [line for line in lines if line.get("logger") != "httpx2"]
-
-    @property
-    def warnings(self) -> list[str]:
-        return [line["message"] for line in self.lines if "TRUSTED_PROXIES" in str(line)]
+def warnings_of(journal: Journal) -> list[str]:
+    return [entry["message"] for entry in journal.entries if "TRUSTED_PROXIES" in str(entry)]
 
 
 @pytest.mark.proves("4.1.3")
@@ -437,7 +422,7 @@ def test_a_proxy_that_is_not_trusted_is_warned_about_once(
     proxy = other_browser(client, peer)
     for _ in range(3):
         proxy.get("/health/live", headers={"X-Forwarded-For": "203.0.113.9"})
-    (warning,) = journal.warnings
+    (warning,) = warnings_of(journal)
     assert warning.startswith(peer)
     assert "put it into TRUSTED_PROXIES if it is your proxy" in warning
 
@@ -459,8 +444,8 @@ def test_others_are_not_warned_about(
     client = make_client(trusted_proxies="10.0.0.0/16,203.0.113.77")
     journal = Journal()
     other_browser(client, peer).get("/health/live", headers=headers)
-    assert len(journal.lines) == 1
-    assert journal.warnings == []
+    assert len(journal.entries) == 1
+    assert warnings_of(journal) == []
 
 
 # What is told
@@ -618,29 +603,37 @@ def test_an_attempt_that_was_too_busy_to_be_looked_at_is_given_back(
 # What is written down
 
 
+@pytest.fixture
+def journal(strict: TestClient) -> Journal:
+    """After the client, whose start sets the log up."""
+    return Journal()
+
+
 @pytest.mark.proves("16.3.3", "16.3.1")
-def test_reaching_a_limit_is_noted_once(strict: TestClient) -> None:
-    journal = Journal()
+def test_reaching_a_limit_is_noted_once(strict: TestClient, journal: Journal) -> None:
     try_passwords(strict, 9)
     (event,) = audited(database_of(strict), Event.LIMIT_REACHED)
     assert (event.result, event.details) == ("failure", {"limit": "login-account", "closed": False})
-    (line,) = [line for line in journal.lines if line.get("event") == "limit_reached"]
+    (line,) = journal.events("limit_reached")
     assert (line["level"], line["limit"]) == ("warning", "login-account")
 
 
 @pytest.mark.proves("RL-11", "16.3.3")
-def test_a_flood_writes_one_short_line_each_and_no_rows(strict: TestClient) -> None:
+def test_a_flood_writes_one_short_line_each_and_no_rows(
+    strict: TestClient, journal: Journal
+) -> None:
     """RL-11: bad tokens, and attempts that are refused."""
     try_passwords(strict, 3)
     rows = len(all_budgets(database_of(strict)))
     events = {what: len(audited(database_of(strict), what)) for what in Event}
-    journal = Journal()
+    before = len(journal.entries)
     for number in range(200):
         who = strict.get("/api/v1/users/me", headers=bearer("x" * number * 10))
         assert who.status_code == 401
         assert log_in(strict, WRONG).status_code == 429
-    assert len(journal.lines) == 400
-    assert max(len(json.dumps(line)) for line in journal.lines) < 500
+    written = journal.entries[before:]
+    assert len(written) == 400
+    assert max(len(json.dumps(entry)) for entry in written) < 500
     assert {what: len(audited(database_of(strict), what)) for what in Event} == events
     assert len(all_budgets(database_of(strict))) == rows
 

@@ -8,10 +8,10 @@ full is refused at once.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 from app.core import hashing
 from app.core.hasher import Hasher
@@ -20,9 +20,6 @@ from app.core.refusals import Reason, Refusal
 
 LONGEST_PASSWORD = 1024  # characters
 SHORTEST_PASSWORD = 8  # characters: the floor of PASSWORD_MIN_LENGTH
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Hashing(Protocol):
@@ -105,13 +102,12 @@ class Place:
         self._hashing = hashing
 
     async def hash(self, password: str) -> str:
-        return await self._run(self._hashing.hash_password, password)
+        loop, work = asyncio.get_running_loop(), self._hashing.hash_password
+        return await loop.run_in_executor(self._executor, work, password)
 
     async def verify(self, password: str, stored: str | None) -> Verification:
-        return await self._run(self._hashing.verify, password, stored)
-
-    async def _run(self, work: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+        loop, work = asyncio.get_running_loop(), self._hashing.verify
+        return await loop.run_in_executor(self._executor, work, password, stored)
 
 
 def share_of_cores() -> int:

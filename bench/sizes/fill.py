@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.sizes.postgres import connected
+from bench.postgres import connected
 
 LOGINS_PER_USER = 5
 LIFETIME = timedelta(days=30)  # SESSION_MAX_DAYS

@@ -5,12 +5,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.conversation import Conversation
 from bench.load import BenchmarkError
+from bench.postgres import database
 from bench.progress import Progress
 from bench.sizes import storage
 from bench.sizes.fill import Content, copy_to_sqlite, fill_postgres
-from bench.sizes.postgres import database
-from bench.sizes.service import Inside, inside, migrate
+from bench.sizes.service import inside, migrate
 
 MOST_ON_SQLITE = 100_000
 INDEXES_FIRST = 100_000  # up to so many logins, they grow as in life
@@ -24,7 +25,7 @@ class Filled:
     database: str
     url: str
     content: Content
-    inside: Inside
+    inside: Conversation
     bytes: float
     purges: list[float] = field(default_factory=list)
 

@@ -5,8 +5,6 @@ asks.
 """
 
 import asyncio
-import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from app.models.login import Login
 from app.services import authentication, logins, new_logins, upkeep
 from app.services.backend import Backend
 from bench.contender import PASSWORD
+from bench.conversation import answer
 
 CLIENT = Client("192.0.2.1", "bench")
 BROWSER = ClientId.BROWSER
@@ -188,13 +187,6 @@ async def do_everything(backend: Backend, email: str) -> None:
         await backend.database.write(upkeep.purge_batch, expired)
 
 
-def main() -> None:
-    inside = Inside()
-    for line in sys.stdin:
-        name, values = json.loads(line)
-        sys.stdout.write(json.dumps(getattr(inside, name)(**values)) + "\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    inside = Inside()
+    answer(lambda name: getattr(inside, name))

@@ -9,11 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from bench.conversation import Conversation
 from bench.load import BenchmarkError
+from bench.postgres import connected, database
 from bench.progress import Progress
 from bench.sizes.fill import Content, fill_postgres, insert_logins
-from bench.sizes.postgres import connected, database
-from bench.sizes.service import Inside, inside, migrate
+from bench.sizes.service import inside, migrate
 from tests.postgres import postgres_server
 
 CLIENTS = 4
@@ -110,7 +111,7 @@ def ready(server: str, content: Content, variant: Variant, folder: Path) -> Iter
         yield url
 
 
-def prepare_rotations(url: str, inside: Inside) -> None:
+def prepare_rotations(url: str, inside: Conversation) -> None:
     """A procedure that refreshes logins by lot, by the service's own statement, each in a
     transaction of its own, as fast as the database can.
     """

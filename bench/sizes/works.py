@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from bench import load, ours
 from bench.contender import PASSWORD, Request
+from bench.conversation import Conversation
 from bench.load import BenchmarkError
 from bench.machine import Processes, Server
 from bench.sizes.fill import Content
-from bench.sizes.service import Inside
 from bench.subjects import LOGGING_IN, Figures
 
 CONNECTIONS = 8  # as many as the service has to PostgreSQL
@@ -38,7 +38,7 @@ class Place:
 
     database: str
     content: Content
-    inside: Inside
+    inside: Conversation
     server: Server
     postgres: Processes | None
 
