@@ -116,4 +116,3 @@ except SettingsError as error:
 # What there is by now stays: to look through it for garbage, again and again, would stop every
 # request for as long as 50 milliseconds.
 gc.freeze()
-gc.set_threshold(10_000)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench.contender import PASSWORD, Contender, Request
 from bench.conversation import Conversation, conversation
@@ -66,17 +67,27 @@ def contenders(postgres: str, sqlite: str, folder: Path) -> tuple[Contender, ...
     """folder: one without .env. postgres, sqlite: the URLs of databases that are filled."""
     run = (PYTHON, "-m", "app", "run", "--port", "{port}", "--workers")
 
-    def ours(name: str, title: str, url: str, workers: int) -> Contender:
+    def ours(name: str, title: str, url: str, workers: int, **given: Any) -> Contender:
+        usual = {"works": WORKS, "environment": environment(url)}
         return Contender(
             name=name,
             title=title,
             serve=(*run, str(workers)),
             folder=folder,
             log_in=LOG_IN,
-            works=WORKS,
-            environment=environment(url),
             ready="/health/ready",
+            **usual | given,
         )
+
+    # By default it hashes on every core, and all else takes its share of them.
+    one_thread = ours(
+        "ours_one_thread",
+        "FastAPI Auth, one hashing thread",
+        postgres,
+        1,
+        works={"login": LOG_IN},
+        environment={**environment(postgres), "HASHING_THREADS": "1"},
+    )
 
     application = Contender(
         name="ours_application",
@@ -93,6 +104,7 @@ def contenders(postgres: str, sqlite: str, folder: Path) -> tuple[Contender, ...
     return (
         ours("ours", "FastAPI Auth", postgres, 1),
         ours("ours_2", "FastAPI Auth, two workers", postgres, 2),
+        one_thread,
         ours("ours_sqlite", "FastAPI Auth on SQLite", sqlite, 1),
         ours("ours_sqlite_2", "FastAPI Auth on SQLite, two workers", sqlite, 2),
         application,

@@ -75,6 +75,7 @@ class Stage:
             )
         )
         os.environ.pop("TEST_DATABASE_URL", None)  # a server elsewhere cannot be watched
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or our start is one that compiles
         self._progress.doing("Starting PostgreSQL ...")
         self.server_url = self._stack.enter_context(postgres_server(durable=True)).replace(
             "postgresql+psycopg2://", "postgresql://"

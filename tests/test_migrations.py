@@ -15,11 +15,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel
 
 from app.db.engine import create_database_engine
-from app.db.migrations import alembic_config, known_revisions
+from app.db.migrations import alembic_config, revisions
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,17 @@ def columns(engine: Engine, table: str) -> set[str]:
     return {column["name"] for column in inspect(engine).get_columns(table)}
 
 
+def known_to(config: Config) -> list[str]:
+    """Alembic's own list, newest first."""
+    script = ScriptDirectory.from_config(config)
+    return [each.revision for each in script.walk_revisions()]
+
+
+def test_the_service_reads_the_revisions_as_alembic_does(config: Config) -> None:
+    known = known_to(config)
+    assert revisions() == (set(known), {known[0]})
+
+
 def revision(engine: Engine) -> str | None:
     with engine.connect() as connection:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -56,7 +68,7 @@ def revision(engine: Engine) -> str | None:
 def test_the_migrations_build_every_table(config: Config, engine: Engine) -> None:
     command.upgrade(config, "head")
     assert tables(engine) == TABLES == set(SQLModel.metadata.tables)
-    assert revision(engine) == known_revisions()[0]
+    assert {revision(engine)} == revisions().newest
 
 
 def test_the_migrations_can_be_undone_and_done_again(config: Config, engine: Engine) -> None:
@@ -76,7 +88,7 @@ def left_over(engine: Engine) -> list[str]:
 
 
 def test_each_migration_can_be_undone_by_itself(config: Config, engine: Engine) -> None:
-    for target in reversed(known_revisions()):
+    for target in reversed(known_to(config)):
         command.upgrade(config, target)
         command.downgrade(config, "-1")
         command.upgrade(config, target)
