@@ -1,0 +1,113 @@
+"""An honest browser's cookie jar, which its tabs share. Asynchronous: a process has thousands."""
+
+import json
+from collections.abc import Mapping
+from http.cookies import SimpleCookie
+from typing import Any, NamedTuple
+
+import aiohttp
+
+PASSWORD = "nine tall herons at dawn"
+EMPTY: Mapping[str, str] = {}
+
+
+class Answer(NamedTuple):
+    """status: None where none came."""
+
+    status: int | None
+    headers: Mapping[str, str] = EMPTY  # by lower-case names
+    body: Any = None
+
+    @property
+    def code(self) -> str | None:
+        return self.body.get("code") if isinstance(self.body, dict) else None
+
+
+class Jar:
+    """Cookies as a browser keeps them: whatever answer arrives last is what is held.
+
+    address: where the service is, or the proxy before it.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, address: str, email: str) -> None:
+        self.http = http
+        self.address = address
+        self.email = email
+        self.cookies: dict[str, str] = {}
+
+    def copy(self) -> "Jar":
+        """What a thief has who read it, or a second computer with the same profile."""
+        copied = Jar(self.http, self.address, self.email)
+        copied.cookies = dict(self.cookies)
+        return copied
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] = EMPTY,
+        patience: float = 60,
+    ) -> Answer:
+        """Sends what it holds now, and keeps what the answer sets."""
+        held = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        sent = {**({"Cookie": held} if held else {}), **headers}
+        content = None
+        if body is not None:
+            content, sent = json.dumps(body).encode(), {**sent, "Content-Type": "application/json"}
+        try:
+            async with self.http.request(
+                method,
+                f"{self.address}/api/v1{path}",
+                data=content,
+                headers=sent,
+                timeout=aiohttp.ClientTimeout(total=patience),
+            ) as response:
+                received = await response.read()
+                self._keep(response.headers.getall("Set-Cookie", []))
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return Answer(None)
+        told = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, told, read(received))
+
+    async def register(self) -> Answer:
+        return await self.ask("POST", "/auth/register", self._credentials())
+
+    async def log_in(self) -> Answer:
+        return await self.ask("POST", "/auth/login", self._credentials())
+
+    async def refresh(self, patience: float = 60) -> Answer:
+        return await self.ask("POST", "/auth/refresh", patience=patience)
+
+    async def log_out(self) -> Answer:
+        return await self.ask("POST", "/auth/logout")
+
+    async def who_am_i(self) -> Answer:
+        return await self.ask("GET", "/users/me")
+
+    def _credentials(self) -> dict[str, str]:
+        return {"email": self.email, "password": PASSWORD}
+
+    def _keep(self, lines: list[str]) -> None:
+        for line in lines:
+            for name, morsel in SimpleCookie(line).items():
+                if morsel["max-age"] == "0":
+                    self.cookies.pop(name, None)
+                else:
+                    self.cookies[name] = morsel.value
+
+
+def read(received: bytes) -> Any:
+    try:
+        return json.loads(received)
+    except ValueError:
+        return None
+
+
+def new_session() -> aiohttp.ClientSession:
+    """No jar of its own, no limit of connections."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
