@@ -29,6 +29,8 @@ LIMITS: Mapping[str, Place] = {
     "me": ("trivial", "def"),
     "check": ("pyjwt_hs256", "check"),
 }
+# By default we hash on every core, and all else takes its share of them.
+ONE_THREAD: tuple[Place, Place] = ("ours_one_thread", "login"), ("argon2", "one_thread")
 
 
 class Target(NamedTuple):
@@ -66,9 +68,8 @@ def targets(results: Results) -> list[Target]:
         measured = count_of(results, work)
         return Target(what, wanted, moonshot, measured, at_least=False)
 
-    one_thread = ratio(results, ("ours_one_thread", "login"), ("argon2", "one_thread"))
     return [
-        Target("log in / argon2, both on one thread", 0.90, 0.97, one_thread),
+        Target("log in / argon2, both on one thread", 0.90, 0.97, ratio(results, *ONE_THREAD)),
         against_limit("log in / argon2, both on as many threads as cores", "login", 0.90, 0.97),
         against_limit("refresh / FastAPI `def` POST with two cookies", "refresh", 0.50, 0.80),
         against_peer("refresh / better-auth", "refresh", "better_auth", 3),

@@ -34,6 +34,7 @@ from tests.postgres import PostgresError, postgres_server
 RESULTS = Path(__file__).resolve().parent / "results" / "growth.json"
 SIZES = (1_000, 100_000, 10_000_000)  # logins
 STORED = 100_000  # logins whose storage is looked at
+LARGE = 100_000  # logins: to read all of a smaller table may be the fastest
 DISK = 450  # bytes for a login while its database is filled
 ROOM = 4e9  # bytes besides: PostgreSQL's log, and what others do
 TIMES = {"refresh": 3}  # in a round: what the target is about has to be known best
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     store(results, RESULTS)
     draw(results, PLOTS / "growth.svg")
     sys.stdout.write(tables.as_markdown(results))
-    bad = [plan for plan in results["plans"] if plan["scans"]]
+    bad = [plan for plan in results["plans"] if plan["scans"] and given.most >= LARGE]
     for plan in bad:
         sentence = f"{plan['database']} reads {', '.join(plan['scans'])}: {plan['statement']}"
         progress.say(f"{sentence}\n{plan['plan']}")

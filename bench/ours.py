@@ -79,7 +79,6 @@ def contenders(postgres: str, sqlite: str, folder: Path) -> tuple[Contender, ...
             **usual | given,
         )
 
-    # By default it hashes on every core, and all else takes its share of them.
     one_thread = ours(
         "ours_one_thread",
         "FastAPI Auth, one hashing thread",

@@ -6,6 +6,7 @@ Ratios are made within a round, so they hold even where the machine is faster in
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from bench.compare import LIMITS, ONE_THREAD, OURS
 from bench.load import BenchmarkError
 from bench.progress import Progress
 from bench.stage import Stage
@@ -44,13 +45,21 @@ def expect(
 
 
 def in_turn(stage: Stage, works: Collection[str]) -> list[tuple[str, str]]:
-    """Work after work. works: those of servers that are wanted; the limits' own are always."""
-    return [
+    """Work after work, with each limit right behind what is held against it: a machine that others
+    share changes its speed. works: those of servers that are wanted; the limits' own are always.
+    """
+    turns = [
         (work, name)
         for work in WORK_TITLES
         for name, subject in stage.subjects.items()
         if work in subject.works and (not works or work in works or work not in CHOSEN)
     ]
+    for place, limit in (*((OURS[work], LIMITS[work]) for work in OURS), ONE_THREAD):
+        ahead, behind = place[::-1], limit[::-1]
+        if ahead in turns and behind in turns:
+            turns.remove(behind)
+            turns.insert(turns.index(ahead) + 1, behind)
+    return turns
 
 
 def measure(

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from bench import ours
 from bench.contender import PASSWORD, Contender
 from bench.load import BenchmarkError, find_wrk
-from bench.machine import free_port, running
+from bench.machine import Server, free_port, running
 from bench.peers.contenders import PEERS
 from bench.pgbench import Pgbench
 from bench.postgres import connected, processes
@@ -173,19 +173,9 @@ class Stage:
         self._progress.doing(f"Starting {contender.title} ...")
         values = {"port": str(free_port()), **values}
         try:
-            server = self._stack.enter_context(
-                running(
-                    [contender.filled(part, values) for part in contender.serve],
-                    folder=contender.folder,
-                    environment={
-                        name: contender.filled(value, values)
-                        for name, value in contender.environment.items()
-                    },
-                    port=int(values["port"]),
-                    ready=contender.ready,
-                    log=folder / f"{contender.name}.log",
-                )
-            )
+            with self._run(contender, folder, values):
+                pass  # so that it is compiled, as where it has run before
+            server = self._stack.enter_context(self._run(contender, folder, values))
         except (BenchmarkError, OSError) as error:
             self._skip(contender, str(error))
             return
@@ -196,6 +186,21 @@ class Stage:
             database=database,
             postgres=self.postgres if database else None,
             inside=inside,
+        )
+
+    def _run(
+        self, contender: Contender, folder: Path, values: Mapping[str, str]
+    ) -> AbstractContextManager[Server]:
+        return running(
+            [contender.filled(part, values) for part in contender.serve],
+            folder=contender.folder,
+            environment={
+                name: contender.filled(value, values)
+                for name, value in contender.environment.items()
+            },
+            port=int(values["port"]),
+            ready=contender.ready,
+            log=folder / f"{contender.name}.log",
         )
 
     def _skip(self, contender: Contender, why: str) -> None:
