@@ -30,7 +30,8 @@ def canonical_email(address: str) -> str:
     try:
         checked = validate_email(address.strip(), check_deliverability=False)
         canonical = unicodedata.normalize("NFC", checked.normalized.lower())
-        validate_email(canonical, check_deliverability=False)  # some letters grow in lower case
+        if canonical != checked.normalized:  # some letters grow in lower case
+            validate_email(canonical, check_deliverability=False)
     except EmailNotValidError:
         raise ValueError("must be an email address, such as ada@example.com") from None
     return canonical
