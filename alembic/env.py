@@ -1,6 +1,7 @@
 """Runs migrations on the application's database; tests hand over an engine of their own."""
 
 import sys
+import time
 
 from alembic import context
 from sqlalchemy import Connection, Engine
@@ -10,6 +11,10 @@ from sqlmodel import SQLModel
 import app.models  # noqa: F401  (fills the metadata)
 from app.core.config import load_settings
 from app.db.engine import create_database_engine
+
+LOCK_TIMEOUT = "1s"  # who comes after a migration that waits for a lock waits as long
+ATTEMPTS = 10
+PAUSE = 3  # seconds, for those who have waited meanwhile
 
 
 def run_offline() -> None:
@@ -24,20 +29,40 @@ def run_online() -> None:
     given: Engine | None = context.config.attributes.get("engine")
     engine = given or create_database_engine(load_settings())
     try:
-        with engine.connect() as connection:
-            migrate(connection)
+        migrate_patiently(engine)
     except OperationalError as error:
         if given:
             raise
-        sys.exit(f"The database does not answer: {str(error.orig).strip()}")
+        what = "A lock is not to be had" if is_locked(error) else "The database does not answer"
+        sys.exit(f"{what}: {str(error.orig).strip()}")
     if given is None:
         engine.dispose()
+
+
+def migrate_patiently(engine: Engine) -> None:
+    """Somebody may hold a lock for long, as a backup does. What was done before stays done."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with engine.connect() as connection:
+                migrate(connection)
+            return
+        except OperationalError as error:
+            if attempt == ATTEMPTS or not is_locked(error):
+                raise
+        time.sleep(PAUSE)
+
+
+def is_locked(error: OperationalError) -> bool:
+    """Or PostgreSQL chose this migration to end a deadlock with."""
+    return getattr(error.orig, "pgcode", None) in ("55P03", "40P01")
 
 
 def migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # A migration may take its time; it still gives up soon on a lock, and never blocks all.
         connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        connection.connection.driver_connection.patience = None
         connection.commit()
     if connection.dialect.name == "sqlite":
         # It alters a table by copying it and dropping the old one, and a drop would cascade.
@@ -47,6 +72,7 @@ def migrate(connection: Connection) -> None:
         target_metadata=SQLModel.metadata,
         render_as_batch=connection.dialect.name == "sqlite",  # it alters tables by copying them
         compare_server_default=True,
+        transaction_per_migration=True,  # none holds its locks until the next one is done
     )
     with context.begin_transaction():
         context.run_migrations()

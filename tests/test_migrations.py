@@ -20,7 +20,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel
 
 from app.db.engine import create_database_engine
-from app.db.migrations import alembic_config, revisions
+from app.db.migrations import REVISIONS, alembic_config
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def known_to(config: Config) -> list[str]:
 
 def test_the_service_reads_the_revisions_as_alembic_does(config: Config) -> None:
     known = known_to(config)
-    assert revisions() == (set(known), {known[0]})
+    assert (set(known), {known[0]}) == REVISIONS
 
 
 def revision(engine: Engine) -> str | None:
@@ -68,7 +68,7 @@ def revision(engine: Engine) -> str | None:
 def test_the_migrations_build_every_table(config: Config, engine: Engine) -> None:
     command.upgrade(config, "head")
     assert tables(engine) == TABLES == set(SQLModel.metadata.tables)
-    assert {revision(engine)} == revisions().newest
+    assert {revision(engine)} == REVISIONS.newest
 
 
 def test_the_migrations_can_be_undone_and_done_again(config: Config, engine: Engine) -> None:
