@@ -339,6 +339,27 @@ def test_every_way_to_write_postgresql_means_psycopg2(
     )
 
 
+def test_several_hosts_are_written_behind_the_question_mark(environment: Environment) -> None:
+    url = environment.load(
+        DATABASE_URL="postgresql://ada:hunter2@/db?host=one:5433&host=two"
+    ).database
+    assert url.query["host"] == ("one:5433", "two")
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("postgresql://ada:hunter2@one:5433,two:5433/db", "several hosts are written"),
+        ("postgresql://ada:hunter2@/db?host=a,b,c&port=1,2", "each of its hosts takes one port"),
+    ],
+)
+def test_several_hosts_written_in_another_way_are_refused(
+    environment: Environment, url: str, complaint: str
+) -> None:
+    (sentence,) = environment.refused(DATABASE_URL=url)
+    assert complaint in sentence
+
+
 @pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
 def test_a_file_is_a_database_too(environment: Environment, scheme: str) -> None:
     assert environment.load(DATABASE_URL=f"{scheme}:///./app.db").database.database == "./app.db"

@@ -197,6 +197,11 @@ class Settings(BaseSettings):
                 raise ValueError("SQLite in memory would forget everybody at each restart")
             if url.query:
                 raise ValueError("SQLite takes nothing after a question mark here")
+            return value
+        try:
+            url.get_dialect()().create_connect_args(url)
+        except ArgumentError:
+            raise ValueError("each of its hosts takes one port") from None
         return value
 
     @field_validator("signing_key_file", "verification_key_files")
@@ -364,6 +369,8 @@ def read_database_url(text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # whose message may quote the password
+        if "," in text.partition("?")[0]:  # as libpq takes them
+            raise ValueError("several hosts are written /database?host=one:5432&host=two") from None
         raise ValueError("it is not a database URL") from None
     if "@" in (url.host or ""):
         raise ValueError("an @ in the password is written %40")

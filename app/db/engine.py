@@ -2,30 +2,17 @@
 
 import os
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import DisconnectionError
 
 from app.core.config import Settings
-
-PATIENCE = 5  # seconds to wait for a thread, a connection or a lock before answering 503
-SLOWEST_STATEMENT = 15  # seconds
-
-# What libpq is told of every connection to PostgreSQL.
-CONNECT_ARGUMENTS = {
-    "connect_timeout": PATIENCE,
-    "application_name": "fastapi-auth",
-    # A connection whose other end is gone is found out within seconds.
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-    "options": f"-c lock_timeout={PATIENCE}s -c statement_timeout={SLOWEST_STATEMENT}s"
-    f" -c idle_in_transaction_session_timeout={SLOWEST_STATEMENT}s -c timezone=UTC",
-}
+from app.db.faults import is_read_only
+from app.db.hosts import PATIENCE, Hosts
 
 
-def create_database_engine(settings: Settings, **more: Any) -> Engine:
+def create_database_engine(settings: Settings, hosts: Hosts | None = None, **more: Any) -> Engine:
     options: dict[str, Any] = {
         "pool_size": settings.database_pool_size,
         "max_overflow": 0,
@@ -41,7 +28,30 @@ def create_database_engine(settings: Settings, **more: Any) -> Engine:
         if "isolation_level" not in more:
             event.listen(engine, "begin", begin_immediate)
         return engine
-    return create_engine(url, connect_args=CONNECT_ARGUMENTS, **options)
+    engine = create_engine(url, **options)
+    connect_to(engine, hosts or Hosts(url))
+    return engine
+
+
+def connect_to(engine: Engine, hosts: Hosts) -> None:
+    def connect(*_: object) -> object:
+        return hosts.connect()
+
+    def check_out(connection: Any, *_: object) -> None:
+        if not hosts.keeps(connection):
+            raise DisconnectionError  # and the pool opens another one
+
+    def handle_error(context: ExceptionContext) -> None:
+        if context.connection is None:  # it was never open
+            return
+        # The primary may be elsewhere by now. Connections to one that only reads live on.
+        context.is_disconnect |= is_read_only(context.original_exception)
+        if context.is_disconnect:
+            hosts.leave(cast(Any, context.connection.connection.dbapi_connection))
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "checkout", check_out)
+    event.listen(engine, "handle_error", handle_error)
 
 
 def create_private_file(_dialect: object, _record: object, arguments: Any, _: object) -> None:

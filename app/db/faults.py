@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Dialect
 from sqlalchemy.exc import (
@@ -15,24 +15,34 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.core.refusals import Reason, Refusal
+from app.db.hosts import Silence
 
 T = TypeVar("T")
 
 
+ATTEMPTS = 3
+READ_ONLY = "25006"
+CONFLICTS = ("40001", "40P01")  # not serializable, or a deadlock: PostgreSQL has undone it all
+
+
 class OutcomeUnknown(Exception):
-    """The connection broke while something was committed: it may have happened, so it is not
-    tried again.
+    """The connection broke while something was committed, or it was committed on the primary
+    alone: it may have happened, so it is not tried again.
     """
 
 
-def retried_once(attempt: Callable[[], T]) -> T:
-    """A connection that broke while it was idle is found out by its next user; that one retries."""
+def retried(attempt: Callable[[], T]) -> T:
+    """Again where nothing has been done: a connection that broke while it was idle is found out by
+    its next user, and of two transactions in each other's way one has to give in.
+    """
     with faults_refused():
-        try:
-            return attempt()
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return attempt()
+            except DBAPIError as error:
+                broken = error.connection_invalidated and not isinstance(error.orig, Silence)
+                if not (broken or is_conflict(error)):
+                    raise
         return attempt()
 
 
@@ -54,8 +64,28 @@ def faults_refused() -> Iterator[None]:
 
 def lacks_migration(error: DBAPIError) -> bool:
     """A table or a column that this code knows is not there yet."""
-    undefined = getattr(error.orig, "pgcode", None) in ("42P01", "42703")
+    undefined = code_of(error.orig) in ("42P01", "42703")
     return undefined or str(error.orig).startswith(("no such table", "no such column"))
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    return code_of(error.orig) in CONFLICTS
+
+
+def is_read_only(error: BaseException) -> bool:
+    return code_of(error) == READ_ONLY
+
+
+def code_of(error: BaseException | None) -> str | None:
+    """PostgreSQL's, of a driver's error."""
+    return getattr(error, "pgcode", None)
+
+
+def warnings_of(connection: Any) -> list[str]:
+    """A driver's connection. PostgreSQL warns of a commit that waited for a standby until somebody
+    cancelled it. It answers as if all were well; but if the primary fails, the commit is lost.
+    """
+    return getattr(connection, "notices", [])
 
 
 def described(error: Exception, dialect: Dialect) -> Exception:

@@ -5,8 +5,6 @@ plan one takes PostgreSQL longer than to run it.
 """
 
 import asyncio
-import selectors
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
@@ -16,29 +14,33 @@ import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ
 from psycopg2.extras import register_uuid
 from sqlalchemy import Dialect, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 
 from app.core.refusals import Reason, Refusal
-from app.db.engine import CONNECT_ARGUMENTS, PATIENCE, SLOWEST_STATEMENT
-from app.db.faults import OutcomeUnknown, described, faults_refused
+from app.db.faults import (
+    ATTEMPTS,
+    OutcomeUnknown,
+    described,
+    faults_refused,
+    is_conflict,
+    is_read_only,
+    warnings_of,
+)
+from app.db.hosts import MARGIN, PATIENCE, SLOWEST_STATEMENT, Connection, Hosts
 from app.db.statement import Row, Statement
 
 Convert = Callable[[Any], Any]
 
 
-class Connection(psycopg2.extensions.connection):
-    """Remembers what it has prepared."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.prepared: set[str] = set()
-
-
 class OnLoop:
     """At most `size` connections, opened when they are needed; the one used last is used next."""
 
-    def __init__(self, engine: Engine, size: int, on_thread: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(
+        self, engine: Engine, hosts: Hosts, size: int, on_thread: Callable[..., Awaitable[Any]]
+    ) -> None:
         self._engine = engine
+        self._hosts = hosts
         self._size = size
         self._on_thread = on_thread
         self._idle: list[Connection] = []
@@ -52,7 +54,7 @@ class OnLoop:
         room = await self._enter()
         try:
             with faults_refused():
-                rows = await self._execute(spelled, values)
+                rows = await self._retried(spelled, values)
         finally:
             room.release()
         return [spelled.row(row) for row in rows]
@@ -66,12 +68,23 @@ class OnLoop:
             self._spelled[statement.name] = Spelled.of(statement, self._engine.dialect)
         return self._spelled[statement.name]
 
+    async def _retried(self, spelled: "Spelled", values: dict[str, Any]) -> Any:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await self._execute(spelled, values)
+            except DBAPIError as error:
+                if not is_conflict(error):
+                    raise
+        return await self._execute(spelled, values)
+
     async def _execute(self, spelled: "Spelled", values: dict[str, Any]) -> Any:
         """The rows as they come. Raises DBAPIError as SQLAlchemy does, or OutcomeUnknown."""
         connection = self._take() or await self._on_thread(self._open)
         try:
             rows = await execute(connection, spelled, values)
         except BaseException as error:  # also where nobody waits any more: an answer is on its way
+            if connection.closed or isinstance(error, OutcomeUnknown) or is_read_only(error):
+                self._hosts.leave(connection)
             connection.close()
             if isinstance(error, psycopg2.Error):
                 raise described(error, self._engine.dialect) from error
@@ -83,6 +96,9 @@ class OnLoop:
         """One that has not broken while it was idle."""
         while self._idle:
             connection = self._idle.pop()
+            if not self._hosts.keeps(connection):
+                connection.close()
+                continue
             with suppress(psycopg2.Error):
                 connection.poll()  # reads what the server has said meanwhile
                 connection.poll()  # finds that it has hung up
@@ -107,11 +123,7 @@ class OnLoop:
     def _open(self) -> Connection:
         """On a thread, because libpq waits for the answer to a host's name."""
         try:
-            arguments = self._engine.dialect.create_connect_args(self._engine.url)[1]
-            connection: Connection = psycopg2.connect(
-                **{**arguments, **CONNECT_ARGUMENTS}, connection_factory=Connection, async_=True
-            )
-            wait_for(connection)
+            connection = self._hosts.connect(async_=True)
         except psycopg2.Error as error:
             raise described(error, self._engine.dialect) from error
         register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
@@ -182,8 +194,11 @@ async def execute(connection: Connection, spelled: Spelled, values: dict[str, An
         cursor.execute(spelled.prepare)
         await answer(connection)
         connection.prepared.add(spelled.name)
+    warnings_of(connection).clear()
     cursor.execute(spelled.execute, spelled.arguments(values))
     await answer(connection)
+    if warnings_of(connection):
+        raise OutcomeUnknown
     return cursor.fetchall()
 
 
@@ -192,7 +207,7 @@ async def answer(connection: Connection) -> None:
     loop = asyncio.get_running_loop()
     while (state := connection.poll()) != POLL_OK:
         ready = loop.create_future()
-        timer = loop.call_later(SLOWEST_STATEMENT + PATIENCE, fail, ready)
+        timer = loop.call_later(SLOWEST_STATEMENT + MARGIN, fail, ready)
         descriptor, reads = connection.fileno(), state == POLL_READ
         (loop.add_reader if reads else loop.add_writer)(descriptor, succeed, ready)
         try:
@@ -210,16 +225,3 @@ def succeed(ready: asyncio.Future[None]) -> None:
 def fail(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_exception(OutcomeUnknown())
-
-
-def wait_for(connection: Connection) -> None:
-    """Until it is open. Raises psycopg2.OperationalError when that takes too long."""
-    until = time.monotonic() + PATIENCE
-    with selectors.DefaultSelector() as selector:
-        while (state := connection.poll()) != POLL_OK:
-            event = selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE
-            selector.register(connection.fileno(), event)
-            if not selector.select(until - time.monotonic()):
-                connection.close()
-                raise psycopg2.OperationalError("the server does not answer")
-            selector.unregister(connection.fileno())

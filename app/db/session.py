@@ -19,8 +19,9 @@ from sqlmodel import Session
 
 from app.core.config import Settings
 from app.core.refusals import Reason, Refusal
-from app.db.engine import PATIENCE, SLOWEST_STATEMENT, create_database_engine
-from app.db.faults import OutcomeUnknown, retried_once
+from app.db.engine import create_database_engine
+from app.db.faults import OutcomeUnknown, is_conflict, retried, warnings_of
+from app.db.hosts import PATIENCE, SLOWEST_STATEMENT, Hosts
 from app.db.postgres import OnLoop
 from app.db.statement import Row, Runner, Statement
 from app.db.threads import OnThreads
@@ -38,12 +39,14 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         # Two engines, because switching one connection between autocommit and transactions costs
         # time, and loses its place in the pool when the connection breaks just then.
-        self.engine = create_database_engine(settings)
+        hosts = Hosts(settings.database)
+        self.engine = create_database_engine(settings, hosts)
         self.dialect = self.engine.dialect.name
         on_loop = self.dialect == "postgresql" and sys.platform != "win32"
         readers = READERS if on_loop else settings.database_pool_size
         self._read_engine = create_database_engine(
             settings,
+            hosts,
             isolation_level="AUTOCOMMIT",
             pool_size=readers,
             pool_reset_on_return=None,  # there is nothing to roll back
@@ -54,7 +57,7 @@ class Database:
         self._writer = Lock() if self.dialect == "sqlite" else None
         self._runner: Runner
         if on_loop:
-            self._runner = OnLoop(self.engine, settings.database_pool_size, self._on_thread)
+            self._runner = OnLoop(self.engine, hosts, settings.database_pool_size, self._on_thread)
         else:
             self._runner = OnThreads(self._read_engine, self._on_thread, self._turn_to_write)
         self.after_write: Callable[[], object] = lambda: None  # on the event loop: must not wait
@@ -88,7 +91,7 @@ class Database:
             with Session(self._read_engine, expire_on_commit=False) as session:
                 return work(session, *args, **kwargs)
 
-        return retried_once(attempt)
+        return retried(attempt)
 
     def run_write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def attempt() -> T:
@@ -98,7 +101,7 @@ class Database:
                 commit(session)
                 return result
 
-        return retried_once(attempt)
+        return retried(attempt)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -133,7 +136,21 @@ class Database:
 
 
 def commit(session: Session) -> None:
+    """Raises OutcomeUnknown; or DBAPIError where it is known that nothing has been done."""
+    warnings = warnings_of(session.connection().connection.dbapi_connection)
+    warnings.clear()
     try:
         session.commit()
     except DBAPIError as error:
+        if is_conflict(error):
+            raise
         raise OutcomeUnknown from error
+    if warnings:
+        raise OutcomeUnknown
+
+
+def takes_changes(session: Session) -> bool:
+    """Not a standby, nor what was told to read only, as some do whose disk is nearly full."""
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    return session.connection().exec_driver_sql("SHOW transaction_read_only").scalar() == "off"

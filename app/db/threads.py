@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from app.db.faults import faults_refused, retried_once
+from app.db.faults import OutcomeUnknown, faults_refused, retried, warnings_of
 from app.db.statement import Row, Statement
 
 
@@ -33,7 +33,7 @@ class OnThreads:
         """The engine closes its connections."""
 
     def _read(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
-        return retried_once(lambda: self._execute(statement, values))
+        return retried(lambda: self._execute(statement, values))
 
     def _write(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         with faults_refused(), self._turn_to_write():
@@ -41,4 +41,9 @@ class OnThreads:
 
     def _execute(self, statement: Statement, values: dict[str, Any]) -> list[Row]:
         with self._engine.connect() as connection:
-            return [list(row) for row in connection.execute(statement.clause, values)]
+            warnings = warnings_of(connection.connection.dbapi_connection)
+            warnings.clear()
+            rows = [list(row) for row in connection.execute(statement.clause, values)]
+        if warnings:
+            raise OutcomeUnknown
+        return rows

@@ -1,0 +1,123 @@
+"""Where PostgreSQL is: the one of its hosts that is the primary. Nobody waits for ever for it.
+
+libpq goes from host to host by itself; but without blocking, as it works here, it never leaves one
+that keeps silent.
+"""
+
+import selectors
+import time
+from functools import partial
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ, set_wait_callback
+from sqlalchemy import URL
+
+PATIENCE = 5  # seconds to wait for a thread, a connection or a lock before answering 503
+SLOWEST_STATEMENT = 15  # seconds
+MARGIN = 2  # seconds: a server that lives has ended by then what takes too long
+SILENCE = SLOWEST_STATEMENT + MARGIN
+
+# What libpq is told of every connection to PostgreSQL.
+CONNECT_ARGUMENTS = {
+    "application_name": "fastapi-auth",
+    # A connection whose other end is gone is found out within seconds.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    # Warnings only: one that comes with a commit says that it may be lost (app/db/faults.py).
+    "options": f"-c lock_timeout={PATIENCE}s -c statement_timeout={SLOWEST_STATEMENT}s"
+    f" -c idle_in_transaction_session_timeout={SLOWEST_STATEMENT}s -c timezone=UTC"
+    " -c client_min_messages=warning",
+}
+
+
+class Hosts:
+    """The one that was the primary last time is asked first.
+
+    A standby is not asked at all: it may not know yet who has logged out. And when one connection
+    is lost, all of the process are left: a primary that was frozen thinks, when it thaws, that it
+    still is one, and does not know that either.
+    """
+
+    def __init__(self, url: URL) -> None:
+        told = url.get_dialect()().create_connect_args(url)[1]
+        arguments = {"target_session_attrs": "primary", **told, **CONNECT_ARGUMENTS}
+        hosts = arguments.pop("host", "").split(",")
+        ports = str(arguments.pop("port", "")).split(",")
+        ports *= len(hosts) if len(ports) == 1 else 1
+        self._patience = PATIENCE / len(hosts)
+        self._hosts = [
+            {**arguments, "host": host or None, "port": port or None}
+            for host, port in zip(hosts, ports, strict=True)
+        ]
+        self._generation = 0
+
+    def keeps(self, connection: "Connection") -> bool:
+        return connection.generation == self._generation
+
+    def leave(self, connection: "Connection") -> None:
+        """It is lost, and so are all that are as old. Another host is asked first."""
+        if self.keeps(connection):
+            self._generation += 1
+            self._hosts = [*self._hosts[1:], self._hosts[0]]
+
+    def connect(self, **more: Any) -> "Connection":
+        """Raises psycopg2.OperationalError, that of the last host."""
+        generation = self._generation
+        for number, host in enumerate(self._hosts, 1):
+            try:
+                connection = connect(self._patience, **host, **more)
+            except psycopg2.OperationalError:
+                if number == len(self._hosts):
+                    raise
+            else:
+                connection.generation = generation
+                self._hosts = [host, *(other for other in self._hosts if other is not host)]
+                return connection
+        raise AssertionError("there is one at least")
+
+
+class Connection(psycopg2.extensions.connection):
+    """prepared: the statements of OnLoop that it knows.
+
+    patience: seconds to wait for what the server says next; None: for ever.
+    """
+
+    def __init__(self, patience: float, *args: Any, **kwargs: Any) -> None:
+        self.patience: float | None = patience
+        self.prepared: set[str] = set()
+        self.generation = 0
+        super().__init__(*args, **kwargs)
+
+
+class Silence(psycopg2.OperationalError):
+    """The server does not answer. What it was told to do may have happened, or may yet happen."""
+
+
+def connect(patience: float, **arguments: Any) -> Connection:
+    factory = partial(Connection, patience)
+    connection: Connection = psycopg2.connect(**arguments, connection_factory=factory)
+    if connection.async_:
+        wait_for(connection)
+    connection.patience = SILENCE
+    return connection
+
+
+def wait_for(connection: Any) -> None:
+    """All of psycopg2 waits in here: one that blocks in libpq would wait as long as a server is
+    frozen, or as a commit is for its standby. Raises Silence.
+    """
+    patience = getattr(connection, "patience", None)
+    until = patience and time.monotonic() + patience
+    with selectors.DefaultSelector() as selector:
+        while (state := connection.poll()) != POLL_OK:
+            event = selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE
+            selector.register(connection.fileno(), event)
+            if not selector.select(until and until - time.monotonic()):
+                raise Silence("the server does not answer")  # and psycopg2 closes the connection
+            selector.unregister(connection.fileno())
+
+
+set_wait_callback(wait_for)
