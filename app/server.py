@@ -1,27 +1,33 @@
 """`python -m app run`: uvicorn as this service needs it."""
 
+import asyncio
 import ipaddress
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import Multiprocess, multiprocess
 
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
 from app.core.keys import access_keys
 from app.core.logs import configure_logging
 from app.core.metrics import FOLDER, check_folder
 from app.core.password_policy import PasswordPolicy
+from app.protocol import Protocol
 
 SHUTDOWN_SECONDS = 20  # for requests under way; longer than a statement may take
+LAST_CALL = 5  # of these, for requests on their way; longer than a proxy keeps what rests
+START_SECONDS = 60  # for a worker: to kill a slow one would only begin it anew
 
 
 def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
@@ -40,6 +46,7 @@ def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
             "put DEBUG=false into .env, or use --host 127.0.0.1."
         )
     refuse_taken_port(host, port)
+    allow_many_connections()
     print_address(settings, host, port)
     if settings.debug and settings.public_url is None:
         os.environ["PUBLIC_URL"] = address_of(host, port)  # links in mails lead here
@@ -53,13 +60,15 @@ def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
     options: dict[str, Any] = {
         "host": host,
         "port": port,
+        "http": Protocol,
         "lifespan": "on",
         "ws": "none",
         "proxy_headers": False,  # TRUSTED_PROXIES decides, and uvicorn would trust 127.0.0.1
         "server_header": False,
         "log_config": None,
         "access_log": False,  # the service writes its own, without query strings
-        "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+        "timeout_graceful_shutdown": SHUTDOWN_SECONDS - LAST_CALL,
+        "timeout_worker_healthcheck": START_SECONDS,
     }
     config = uvicorn.Config("app.main:app", **options)
     with shared_figures(settings.enable_metrics and (reload or config.workers > 1)):
@@ -68,8 +77,10 @@ def serve(host: str, port: int, *, workers: int | None, reload: bool) -> None:
         elif reload:
             folder = str(Path(__file__).parent)
             uvicorn.run("app.main:app", **options, reload=True, reload_dirs=[folder])
-        else:
+        elif settings.debug:  # on a laptop, Ctrl-C ends it at once
             uvicorn.run("app.main:app", **options)
+        else:
+            Server(config).run()
 
 
 @contextmanager
@@ -83,12 +94,50 @@ def shared_figures(needed: bool) -> Iterator[None]:
         yield
 
 
+class Server(uvicorn.Server):
+    """uvicorn's, but that it ends without losing a request that is on its way.
+
+    It would hang up on connections that rest. A proxy that keeps them open may just have sent a
+    request there, and must not send it again, for it may have been carried out.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        listening = [sock for server in self.servers for sock in server.sockets]
+        # Who has been let in by the system comes in. There is no event for that, nor for the rest.
+        while any(select.select(listening, [], [], 0)):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        # Each answer says that it is the connection's last, also to requests under way.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        until = time.monotonic() + LAST_CALL
+        while self.server_state.connections and time.monotonic() < until:
+            if self.force_exit:
+                break
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
+
+
+class Worker(multiprocess.Process):
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn makes it when it is first asked for: by two threads, so that a worker may run one
+        # and for ever tell of the other that it has not started.
+        self._server = Server(self.config)
+        super().target(sockets)
+
+
 class Workers(Multiprocess):
     """uvicorn's, but for one thing: who calls while they finish is refused, and may go elsewhere.
 
     It would keep the socket open until the last worker has ended: the system would take requests
     that nobody answers.
     """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        multiprocess.Process = Worker  # type: ignore[misc]  # it asks nobody what to start
+        super().__init__(config, sockets)
 
     def terminate_all(self) -> None:
         for sock in self.sockets:
@@ -115,6 +164,15 @@ def refuse_taken_port(host: str, port: int) -> None:
             f"Cannot listen on {host}, port {port} ({error.strerror}): end what uses it, or choose "
             f"another with `make run PORT={port % 65535 + 1}` or --port."
         )
+
+
+def allow_many_connections() -> None:
+    """As many as the system lets a process have open; the usual 1,024 are soon used up."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def print_address(settings: Settings, host: str, port: int) -> None:

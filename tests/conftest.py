@@ -35,6 +35,7 @@ from app.db.engine import create_database_engine  # noqa: E402
 from app.db.migrations import alembic_config  # noqa: E402
 from app.db.session import Database  # noqa: E402
 from app.main import create_app  # noqa: E402
+from app.protocol import Protocol  # noqa: E402
 from app.services.backend import Backend  # noqa: E402
 from tests.links import MAIL  # noqa: E402
 from tests.mailbox import Mailbox, smtp_server  # noqa: E402
@@ -207,7 +208,7 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
 @contextmanager
 def running_server(app: FastAPI) -> Iterator[str]:
     """A real uvicorn on a free port of 127.0.0.1; gives its address."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=Protocol, port=0, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
+from app import protocol
 from app.api import metrics as metrics_route
+from app.api import operations
 from app.core import smtp
 from app.db import session
 from app.main import create_app
-from app.server import SHUTDOWN_SECONDS
+from app.server import LAST_CALL, SHUTDOWN_SECONDS
 from app.services import courier, upkeep
 from tests.conftest import make_settings
 
@@ -35,6 +38,9 @@ def test_time_outs() -> None:
     assert row("a mail server that keeps silent")[1] == str(smtp.STEP)
     assert row("one mail")[1] == str(smtp.CONVERSATION)
     assert row("the database, for `/metrics`")[1] == str(metrics_route.LONGEST_WAIT)
+    assert row("the database, for `/health/ready`")[1] == str(operations.LONGEST_WAIT)
+    assert row("a request that does not arrive whole")[1] == str(protocol.ARRIVAL_SECONDS)
+    assert row("an answer that its client does not take")[1] == str(protocol.READING_SECONDS)
     ending = f"{SHUTDOWN_SECONDS}, and {courier.FAREWELL} for the courier"
     assert row("ending a process")[1] == ending
     grace = make_settings("sqlite:///unused.db").grace.total_seconds()
@@ -85,3 +91,9 @@ def test_metrics(sqlite_url: str) -> None:
 )
 def test_proxies_keep_metrics_from_the_public(file: str, rule: str) -> None:
     assert re.search(rule, (ROOT / "deploy" / file).read_text())
+
+
+def test_nginx_hangs_up_before_the_service_does() -> None:
+    """Or the service might, just when a request comes."""
+    (seconds,) = re.findall(r"keepalive_timeout (\d+)s", (ROOT / "deploy/nginx.conf").read_text())
+    assert int(seconds) < min(LAST_CALL, uvicorn.Config("app").timeout_keep_alive)

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import ValidationError
 
+from app.core.client import parse_address
 from app.core.config import explain
 from app.main import create_app
 from tests.conftest import ClientFactory, make_settings
@@ -591,6 +592,17 @@ def test_an_address_with_a_zone_brings_no_text_of_its_own(
     seen = client_seen(behind_proxies.app, "127.0.0.1", hop)
     assert "%" not in seen
     assert len(seen) <= 45  # as long as an address can be, and the column of the logins
+
+
+def test_a_hop_that_is_longer_than_any_address_is_not_remembered(
+    behind_proxies: TestClient,
+) -> None:
+    """Thousands are, so that they need not be read again: as text, that could be megabytes."""
+    before = parse_address.cache_info().currsize
+    for number in range(10):
+        hop = f"{number}" * 10_000
+        assert client_seen(behind_proxies.app, "127.0.0.1", hop) == "127.0.0.1"
+    assert parse_address.cache_info().currsize <= before + 1  # that of the proxy
 
 
 @pytest.mark.proves("4.1.3", "15.3.4", "RL-02")

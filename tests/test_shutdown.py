@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server import SHUTDOWN_SECONDS
+from app.server import LAST_CALL, SHUTDOWN_SECONDS
 from tests.people import ADA
 from tests.servers import Server, served
 
@@ -91,3 +91,41 @@ async def refused(server: Server) -> None:
             return
         await caller.hang_up()
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_that_a_proxy_has_just_sent_on_open_connections_are_answered_too(
+    sqlite_url: str, tmp_path: Path, workers: int
+) -> None:
+    with served(sqlite_url, tmp_path, workers=workers) as server:
+        asyncio.run(asks_at_the_last_moment(server))
+        assert server.process.wait(timeout=SHUTDOWN_SECONDS) == 0
+
+
+async def asks_at_the_last_moment(server: Server) -> None:
+    has_asked, has_not = [await Caller.call(server) for _ in range(2)]
+    await has_asked.send("GET", "/health/live")
+    assert await has_asked.receive() == 200
+    server.process.send_signal(signal.SIGTERM)
+    await refused(server)
+    for caller in (has_asked, has_not):
+        await caller.send("POST", "/api/v1/auth/logout")
+        assert await caller.receive() == 204
+        assert await caller.reader.read() == b""  # and that was the last one
+        await caller.hang_up()
+
+
+def test_a_connection_that_rests_does_not_hold_up_the_end(sqlite_url: str, tmp_path: Path) -> None:
+    with served(sqlite_url, tmp_path) as server:
+        asyncio.run(rests(server))
+
+
+async def rests(server: Server) -> None:
+    caller = await Caller.call(server)
+    await caller.send("GET", "/health/live")
+    assert await caller.receive() == 200
+    server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(LAST_CALL + 5):
+        assert await caller.reader.read() == b""
+    assert await asyncio.to_thread(server.process.wait, 10) == 0
+    await caller.hang_up()

@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 LONGEST_USER_AGENT = 200  # characters
+LONGEST_ADDRESS = 64  # characters: more than any has, spaces around it included
 
 Address = IPv4Address | IPv6Address
 
@@ -44,8 +45,13 @@ def network_of(address: str) -> str:
 HERE = Client("", "python -m app")
 
 
-@lru_cache(maxsize=4096)
 def read_address(text: str) -> Address | None:
+    """What is too long is remembered nowhere: in X-Forwarded-For, anybody writes anything."""
+    return parse_address(text) if len(text) <= LONGEST_ADDRESS else None
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> Address | None:
     """An IPv4 address that came in on an IPv6 socket is the IPv4 address."""
     try:
         address = ip_address(text.strip())

@@ -1,0 +1,94 @@
+"""HTTP as uvicorn speaks it, within limits: of time, and of what is not a body.
+
+A proxy has its own. Without one, a single client could keep a header coming: with every piece the
+parser copies all that it has, so that ten megabytes stop everybody else for seconds.
+"""
+
+from asyncio import Transport
+from asyncio.events import TimerHandle
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LARGEST_HEAD = 64 * 1024  # bytes of a header, or between two pieces of a body
+MOST_PIPELINED = 16  # requests of one connection that wait for the one before
+ARRIVAL_SECONDS = 10  # for a whole request, from the first byte or from the connection
+READING_SECONDS = 25  # in which a client takes nothing of its answer
+LEAVING_SECONDS = 2  # for what still comes of a body that is refused already
+
+HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-type: text/plain; charset=utf-8\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+class TooMany(Exception):
+    """The parser stops at it, and uvicorn answers 400."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Nothing is timed of a request that comes in one piece and whose answer is taken."""
+
+    _timer: TimerHandle | None = None
+    _arriving = True
+    _uncounted = 0  # bytes since a header or a message was complete, or a piece of a body came
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # or what is left of an answer would wait for ever
+        self._give(ARRIVAL_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._arriving = True
+        self._uncounted += len(data)
+        super().data_received(data)
+        if self._uncounted > LARGEST_HEAD:
+            self.transport.write(HEAD_TOO_LARGE)
+            self.transport.close()
+        elif self._arriving and self._timer is None:
+            self._give(ARRIVAL_SECONDS)
+
+    def on_message_begin(self) -> None:
+        self._arriving = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._uncounted = 0
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise TooMany
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._uncounted = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._arriving = False
+        self._uncounted = 0
+        self._be_patient()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._give(LEAVING_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._give(READING_SECONDS)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._be_patient()
+
+    def _give(self, seconds: float) -> None:
+        self._be_patient()
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _be_patient(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
