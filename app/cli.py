@@ -10,7 +10,7 @@ import getpass
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,6 +75,7 @@ def command_parser() -> argparse.ArgumentParser:
     command = add("reset-link", reset_link, "print a link to choose a new password, to hand over")
     command.add_argument("email", help="whose account it is")
     add("purge", purge, "delete what has expired")
+    add("after-restore", after_restore, "void the mailed links that a restored backup revived")
     add("doctor", examine, "show the configuration, and what is wrong with it")
     command = add("keygen", keygen, "write a private key for SIGNING_KEY_FILE")
     command.add_argument("file", type=Path, help="a file that is not there yet")
@@ -222,8 +223,17 @@ def reset_link(arguments: argparse.Namespace) -> None:
 def purge(_: argparse.Namespace) -> None:
     from app.services import upkeep
 
-    deleted = with_backend(lambda backend: upkeep.purge(backend.database, backend.settings))
-    for kind, count in deleted.items():
+    print_counts(with_backend(lambda backend: upkeep.purge(backend.database, backend.settings)))
+
+
+def after_restore(_: argparse.Namespace) -> None:
+    from app.services.console import void_restored_links
+
+    print_counts(with_backend(lambda backend: backend.database.run_write(void_restored_links)))
+
+
+def print_counts(counts: Mapping[str, int]) -> None:
+    for kind, count in counts.items():
         print(f"{count:9} {kind.replace('_', ' ')}")
 
 

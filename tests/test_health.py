@@ -1,5 +1,6 @@
 """What operators ask: is it alive, is it ready?"""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlmodel import Session, text
 
+from app.api import operations
 from app.core.identifiers import new_id
 from app.db.engine import create_database_engine
 from app.db.migrations import alembic_config
@@ -190,6 +192,30 @@ def test_a_database_that_comes_back_is_ready_again(migrated_sqlite: Path, tmp_pa
         assert register(client).status_code == 201
 
 
+def test_a_database_that_only_reads_is_not_ready(postgresql_client: TestClient) -> None:
+    """A standby, or one whose disk is nearly full. Nobody is told to log in again."""
+    client = postgresql_client
+    register(client)
+    log_in(client)
+    with only_reading(client):
+        assert refused_as(client.get("/health/ready")) == (503, "database_unavailable")
+        assert refused_as(refresh(client)) == (503, "database_unavailable")
+        assert who_am_i(client).status_code == 200
+    assert client.get("/health/ready").json() == OK
+    assert refresh(client).status_code == 200
+
+
+def test_a_load_balancer_does_not_wait_long_for_a_database_that_keeps_silent(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def keep_silent(_: object) -> None:
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(operations, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(database, "read", keep_silent)
+    assert refused_as(client.get("/health/ready")) == (503, "database_unavailable")
+
+
 def test_connections_that_the_server_has_cut_are_replaced(postgresql_client: TestClient) -> None:
     """As by a restart of the database: nobody sees an error."""
     client = postgresql_client
@@ -206,9 +232,33 @@ def postgresql_client(postgresql_url: str) -> Iterator[TestClient]:
         yield client
 
 
+@contextmanager
+def only_reading(client: TestClient) -> Iterator[None]:
+    """New connections to its database, and the ones of now are cut."""
+    name = f'ALTER DATABASE "{database_of(client).url.database}"'
+    other = create_engine(database_of(client).url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+    def run(statement: str) -> None:
+        with other.connect() as connection:
+            connection.execute(text("SET default_transaction_read_only = off"))
+            connection.execute(text(statement))
+        cut_connections(client)
+
+    run(f"{name} SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        run(f"{name} RESET default_transaction_read_only")
+
+
+def database_of(client: TestClient) -> Engine:
+    engine: Engine = client.app.state.backend.database.engine  # type: ignore[attr-defined]
+    return engine
+
+
 def cut_connections(client: TestClient) -> None:
     """All that the client's application holds, from outside."""
-    engine: Engine = client.app.state.backend.database.engine  # type: ignore[attr-defined]
+    engine = database_of(client)
     other = create_engine(engine.url, poolclass=NullPool)
     with other.connect() as connection:
         cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"

@@ -40,6 +40,7 @@ from tests.jars import (
 )
 from tests.people import (
     ADA,
+    BOB,
     bearer,
     get_tokens,
     log_in,
@@ -552,6 +553,19 @@ def test_a_disabled_user_gets_no_new_token(client: TestClient, database: Databas
     assert (answer.status_code, code(answer)) == (401, "session_revoked")
 
 
+@pytest.mark.proves("7.4.2")
+def test_a_disabled_user_gets_none_for_an_old_token_while_others_are_active(
+    clock: Clock, client: TestClient, database: Database
+) -> None:
+    """The newest token, once old, is rotated by one statement, which looks at the user itself."""
+    register(other_browser(client), BOB)
+    sign_up_and_in(client)
+    change_user(database, ADA["email"], is_active=False)
+    clock.shift(HOUR)
+    answer = refresh(client)
+    assert (answer.status_code, code(answer)) == (401, "session_revoked")
+
+
 def test_the_end_of_a_disabled_users_stolen_login_is_not_put_off(
     clock: Clock, client: TestClient, database: Database
 ) -> None:
@@ -758,6 +772,17 @@ def test_a_request_that_waited_longer_than_a_third_of_the_grace_period_changes_n
         assert come_back(refresh(client)) == "busy"
     assert the_login(database).model_dump() == before
     assert refresh(client).status_code == 200
+
+
+def test_a_request_that_waited_too_long_costs_the_database_nothing(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_up_and_in(client)
+    received_earlier(monkeypatch, 20.1)
+    asked: list[Any] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: asked.append(call))
+    assert come_back(refresh(client)) == "busy"
+    assert asked == []
 
 
 def test_stale_work_is_no_evidence_of_theft(

@@ -31,7 +31,7 @@ from app.models import Budget
 from app.models.audit import Event
 from app.models.mail import Template
 from app.services import throttle
-from app.services.throttle import BUDGETS_KEPT, MOST_FAILURES, Throttle
+from app.services.throttle import BUDGETS_KEPT, MOST_FAILURES, Limit, Throttle
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import other_browser
@@ -812,6 +812,36 @@ def test_every_purpose_has_a_budget_of_its_own(database: Database) -> None:
     ]
     keys = [claim.key for claim in claims]
     assert len({*keys}) == len(keys)
+
+
+def test_each_limit_has_its_name_its_size_and_its_kind() -> None:
+    """The names are those in the audit trail and in RateLimit-Policy."""
+    settings = make_settings(
+        "sqlite:///x.db",
+        login_attempts_per_account=2,
+        login_attempts_per_network=3,
+        mails_per_address=4,
+        sign_ups_per_network=5,
+    )
+    limits, client = Throttle(settings), Client("192.0.2.1", "")
+    claims = [
+        *limits.log_in(ADA["email"], client),
+        *limits.known_device("a device"),
+        *limits.confirm_password("a user"),
+        *limits.ask_for_mail("a mail", ADA["email"], client),
+        limits.notice("a notice", ADA["email"]),
+        *limits.change("a user"),
+    ]
+    assert [claim.limit for claim in claims] == [
+        Limit("login-account", 2, consecutive=True),
+        Limit("login", 3, own=True),
+        Limit("login-device", 2, consecutive=True),
+        Limit("password", 2, consecutive=True),
+        Limit("mail-address", 4),
+        Limit("sign-up", 5, own=True),
+        Limit("notice-address", 4),
+        Limit("changes", 60),
+    ]
 
 
 def test_the_largest_limits_still_count(database: Database) -> None:

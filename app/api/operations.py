@@ -1,5 +1,6 @@
 """What operators and other services ask: is it alive, is it ready, which keys does it sign with?"""
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import Response
@@ -10,6 +11,9 @@ from app.api.problems import problems
 from app.api.routes import group
 from app.core.refusals import Reason, Refusal
 from app.db.migrations import is_migrated
+from app.db.session import takes_changes
+
+LONGEST_WAIT = 3  # seconds for the database: less than a load balancer waits
 
 router = group(tags=["operations"])
 
@@ -24,11 +28,24 @@ async def live() -> Health:
     return Health()
 
 
-@router.get("/health/ready", responses=problems(Reason.DATABASE_UNAVAILABLE, Reason.NOT_READY))
+@router.get(
+    "/health/ready",
+    responses=problems(Reason.BUSY, Reason.DATABASE_UNAVAILABLE, Reason.NOT_READY),
+)
 async def ready(backend: BackendDep) -> Health:
-    """The database answers and no migration is missing. Send no requests while this fails."""
-    if not await backend.database.read(is_migrated):
+    """The database answers, takes changes, and no migration is missing. Send no requests while
+    this fails.
+    """
+    try:
+        async with asyncio.timeout(LONGEST_WAIT):
+            migrated = await backend.database.read(is_migrated)
+            writable = await backend.database.read(takes_changes)
+    except TimeoutError:
+        raise Refusal(Reason.DATABASE_UNAVAILABLE) from None
+    if not migrated:
         raise Refusal(Reason.NOT_READY)
+    if not writable:
+        raise Refusal(Reason.DATABASE_UNAVAILABLE)
     return Health()
 
 

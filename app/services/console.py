@@ -1,11 +1,12 @@
 """What is done by whoever may use this machine: they own the database anyway."""
 
+from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from app.core.client import HERE
 from app.core.refusals import Reason, Refusal
 from app.models.audit import Event
-from app.models.mail import Purpose
+from app.models.mail import PURPOSES, Mail, OneTimeToken, Purpose
 from app.models.user import User, UserCreate
 from app.services import accounts, audit, one_time_tokens, recovery
 from app.services.backend import Backend
@@ -74,6 +75,18 @@ def mint_reset_token(session: Session, email: str) -> str | None:
         return None
     audit.record(session, Event.PASSWORD_RESET_REQUESTED, HERE, user_id=user.id)
     return one_time_tokens.mint(session, user.id, Purpose.RESET_PASSWORD, email)
+
+
+def void_restored_links(session: Session) -> dict[str, int]:
+    """After a backup was restored: links that were used since, or became void, work no more.
+
+    Nobody knows which those are, so all of them go. So do mails with links that waited in the
+    backup: they were sent since. Says how many of each kind.
+    """
+    links = delete(OneTimeToken)
+    mails = delete(Mail).where(col(Mail.template).in_([*PURPOSES]))
+    execute = session.connection().execute
+    return {"one_time_tokens": execute(links).rowcount, "mails": execute(mails).rowcount}
 
 
 def lock(session: Session, email: str) -> User | None:

@@ -113,9 +113,11 @@ def rotate(
     Refused is returned, not raised, so that the end of a stolen login is committed.
     """
     settings = backend.settings
+    # Before the database is asked: a queue of late work is put away so quickly that what comes
+    # after it is in time. And once more with the lock.
+    refuse_late(received_at, settings)
     row = session.exec(LOCKED, params={"login_id": token.login_id}).first()
-    if waited_too_long(received_at, settings):
-        raise Refusal(Reason.BUSY)
+    refuse_late(received_at, settings)
     if row is None:
         return Refused(Reason.SESSION_REVOKED)
     login, user = row
@@ -135,6 +137,11 @@ def rotate(
         return Refused(Reason.SESSION_EXPIRED, login.user_id)
     login.lineage = lineage
     return login
+
+
+def refuse_late(received_at: float, settings: Settings) -> None:
+    if waited_too_long(received_at, settings):
+        raise Refusal(Reason.BUSY)
 
 
 def waited_too_long(received_at: float, settings: Settings) -> bool:
