@@ -18,7 +18,7 @@ stale = $(if $(shell test -x $(1)/bin/python && echo there),,interpreter-gone)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run test check lint format types migration migrate downgrade admin reset-link purge doctor \
-	native-argon2 bench bench-growth bench-check lock clean interpreter-gone
+	native-argon2 bench bench-growth bench-check torture mutation lock clean interpreter-gone
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,12 @@ bench-growth: .venv/.runtime .venv-bench/.bench ## measure the service with up t
 
 bench-check: .venv/.runtime .venv-bench/.bench ## has the service become slower? Two minutes
 	@$(BENCH) --check
+
+torture: .venv/.dev ## does it keep its promises under load, faults and failure? args="kill --scale 0.1"
+	@.venv/bin/python -m torture $(args)
+
+mutation: .venv/.dev ## which change of one thing would no test notice? args=app/core/rotation.py
+	@.venv/bin/python -m tools.mutation $(args)
 
 lock: .venv/.dev ## pin requirements*.txt again; upgrade=1 for the newest versions
 	@$(APP) lock $(if $(upgrade),--upgrade)

@@ -85,7 +85,7 @@ def explain_lock(source: Path, locked: Path) -> None:
 def clean() -> int:
     for name in CACHES:
         shutil.rmtree(ROOT / name, ignore_errors=True)
-    for folder in ("app", "alembic", "bench", "tests", "tools"):
+    for folder in ("app", "alembic", "bench", "tests", "tools", "torture"):
         for cache in list((ROOT / folder).rglob("__pycache__")):
             shutil.rmtree(cache, ignore_errors=True)
     return 0

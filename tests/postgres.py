@@ -116,7 +116,7 @@ def _execute(server_url: str, statement: str) -> None:
 @contextmanager
 def running_server(*, durable: bool) -> Iterator[str]:
     """Create, start, stop and remove a server in this process: the work of the keeper."""
-    identity = _identity()
+    identity = unprivileged()
     folder = _folder(identity)
     try:
         binaries = _binaries(folder, identity)
@@ -131,7 +131,7 @@ def running_server(*, durable: bool) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _identity() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """As whom the server runs: PostgreSQL refuses root, so root starts it as `nobody`."""
     if WINDOWS or os.geteuid() != 0:
         return {}

@@ -1,6 +1,7 @@
 """An honest browser's cookie jar, which its tabs share. Asynchronous: a process has thousands."""
 
 import json
+import time
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ class Jar:
         content = None
         if body is not None:
             content, sent = json.dumps(body).encode(), {**sent, "Content-Type": "application/json"}
+        start = time.monotonic()
         try:
             async with self.http.request(
                 method,
@@ -65,6 +67,8 @@ class Jar:
                 timeout=aiohttp.ClientTimeout(total=patience),
             ) as response:
                 received = await response.read()
+                if time.monotonic() - start > patience:  # we were held up ourselves: still too late
+                    return Answer(None)
                 self._keep(response.headers.getall("Set-Cookie", []))
         except (TimeoutError, aiohttp.ClientError, OSError):
             return Answer(None)
@@ -105,9 +109,14 @@ def read(received: bytes) -> Any:
         return None
 
 
-def new_session() -> aiohttp.ClientSession:
-    """No jar of its own, no limit of connections."""
+def new_session(*, keep_alive: bool = True) -> aiohttp.ClientSession:
+    """No jar of its own, no limit of connections.
+
+    keep_alive: not where every lost answer counts. On a busy machine a connection may be closed
+    for being idle in the moment in which it is used.
+    """
+    waiting = {"keepalive_timeout": 4} if keep_alive else {"force_close": True}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+        connector=aiohttp.TCPConnector(limit=0, **waiting),
         cookie_jar=aiohttp.DummyCookieJar(),
     )

@@ -88,7 +88,7 @@ def environment(url: str, **settings: str) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "DATABASE_URL": url,
         "SECRET_KEY": SECRET_KEY,
-        "LOGIN_ATTEMPTS_PER_ACCOUNT": "100000",
+        "LOGIN_ATTEMPTS_PER_ACCOUNT": "1000",
         "LOGIN_ATTEMPTS_PER_NETWORK": "100000",
         "SIGN_UPS_PER_NETWORK": "100000",
         **settings,

@@ -15,7 +15,7 @@ import psutil
 from tests.processes import free_ports
 from torture.laboratory import environment
 
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 class ServiceError(Exception):

@@ -1,0 +1,1 @@
+"""A coverage-guided fuzzer, and what it is pointed at."""

@@ -1,0 +1,232 @@
+"""Migrates a million users and as many logins, there and back, while the service runs."""
+
+import asyncio
+import io
+import random
+import subprocess
+import tarfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+from alembic import command
+from pydantic import SecretStr
+
+from app.core.config import Settings
+from app.core.hashing import context
+from app.db.engine import create_database_engine
+from app.db.migrations import alembic_config
+from bench.postgres import connected
+from bench.sizes.fill import Content, fill_postgres
+from torture.crowd import Crowd, as_they_come, people
+from torture.jar import PASSWORD, Jar, new_session
+from torture.laboratory import ROOT, SECRET_KEY, Finding, Laboratory
+from torture.service import Service
+
+EVERY = 0.02  # seconds between two looks at the locks
+NOTICEABLE = 0.1  # seconds that a lock is held
+SETTLE = 2  # seconds before and after a migration
+
+# To these one after the other. The first tune the database, and this version serves either way.
+TUNED = ("0002", "0003")
+# The former version serves while the database gets what it neither knows nor minds, and loses it.
+EXPANDED = ("0001", "0002", "0003")
+# Released as they are: 0002 writes every user while it has the table for itself.
+PAUSING = {("0001", "0002"), ("0002", "0001"), ("0003", "0001")}
+NEW, OLD = "this version", "0.1.0"
+EXPANSION = "alembic/versions/0002_account_care.py"
+
+
+def run(laboratory: Laboratory) -> Iterator[Finding]:
+    with laboratory.database("postgresql") as url:
+        yield from as_they_come(migrate_live(laboratory, url))
+
+
+class OneEach(Content):
+    """As many users as logins."""
+
+    @property
+    def users(self) -> int:
+        return self.logins
+
+
+async def migrate_live(laboratory: Laboratory, url: str) -> AsyncIterator[Finding]:
+    rows = laboratory.scaled(1_000_000, least=1000)
+    laboratory.say(f"{rows:,} users and logins are written")
+    content = OneEach(rows, context().hash(PASSWORD))
+    await asyncio.to_thread(fill_postgres, libpq(url), content, indexes_last=False)
+    former = former_version(laboratory.folder)
+    async with new_session(keep_alive=False) as http:
+        crowd = Crowd(people(http, "stays", laboratory.scaled(40, least=4)), [], pause=0.5)
+        with Service(url, laboratory.folder) as service:
+            crowd.addresses = [service.address]
+            await crowd.sign_up()
+            async with crowd.busy(), visited(crowd, http, rows):
+                for revision in TUNED:
+                    yield await migrate_under(laboratory, url, crowd, revision, NEW)
+        if former is None:
+            laboratory.progress.say("There is no history here that has the former version.")
+            return
+        with Service(url, former) as service:
+            crowd.addresses = [service.address]
+            async with crowd.busy(), visited(crowd, http, rows):
+                for revision in EXPANDED:
+                    yield await migrate_under(laboratory, url, crowd, revision, OLD)
+                yield await replace(laboratory, url, crowd, service)
+
+
+def former_version(folder: Path) -> Path | None:
+    """The code of before, from the history. None where that is not at hand."""
+    added = git("log", "--format=%H", "--diff-filter=A", "--", EXPANSION).decode().split()
+    if not added:
+        return None
+    archive = git("archive", f"{added[0]}^", "app", "alembic", "alembic.ini")
+    target = folder / "former"
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(target, filter="data")
+    return target
+
+
+def git(*arguments: str) -> bytes:
+    """Nothing where it fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True)
+    except OSError:
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+@asynccontextmanager
+async def visited(crowd: Crowd, http: aiohttp.ClientSession, users: int) -> AsyncIterator[None]:
+    """Meanwhile people from among the million log in and out, too."""
+
+    async def come_and_go() -> None:
+        while True:
+            jar = Jar(http, "", f"user{random.randrange(users)}@example.com")
+            await crowd.insist(jar, "log in", jar.log_in)
+            await crowd.insist(jar, "log out", jar.log_out)
+            await asyncio.sleep(0.2)
+
+    task = asyncio.create_task(come_and_go())
+    try:
+        yield
+    finally:
+        task.cancel()
+        ended = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(ended[0], Exception):
+            raise ended[0]
+
+
+async def migrate_under(
+    laboratory: Laboratory, url: str, crowd: Crowd, revision: str, whose: str
+) -> Finding:
+    """Up or down to a revision, while everybody goes on."""
+    with connected(libpq(url)) as cursor:
+        cursor.execute("SELECT version_num FROM alembic_version")
+        (before,) = cursor.fetchone()
+    direction = "upgrade" if revision > before else "downgrade"
+    laboratory.say(f"{direction} from {before} to {revision} while {whose} serves")
+    await asyncio.sleep(SETTLE)
+    crowd.begin()
+    start = time.monotonic()
+    with Watch(libpq(url)) as watch:
+        await asyncio.to_thread(alembic, url, direction, revision)
+    took = time.monotonic() - start
+    await asyncio.sleep(SETTLE)  # until those who waited have their answers
+    if (before, revision) in PAUSING:
+        promise = "who cannot be served is told to come back, and nobody is logged out"
+        broken = crowd.logged_out + crowd.failed - crowd.told_to_come_back + crowd.unanswered
+    else:
+        promise = "no request fails"
+        broken = crowd.logged_out + crowd.failed + crowd.unanswered
+    return Finding(
+        f"{direction} from {before} to {revision} while {whose} serves: {promise}",
+        crowd.answers,
+        broken,
+        "; ".join(
+            [
+                f"{took:.1f} s",
+                f"a request waited {crowd.slowest:.2f} s at most",
+                str(watch),
+                *crowd.complaints,
+            ]
+        ),
+    )
+
+
+def alembic(url: str, direction: str, revision: str) -> None:
+    """Within this process, so that nobody measures how long Python takes to start."""
+    settings = Settings(secret_key=SecretStr(SECRET_KEY), database_url=SecretStr(url))
+    config = alembic_config()
+    config.attributes["engine"] = engine = create_database_engine(settings)
+    getattr(command, direction)(config, revision)
+    engine.dispose()
+
+
+class Watch:
+    """Looks at the locks of tables that keep others from reading or writing, and for how long."""
+
+    LOCKS = """
+        SELECT relname, mode FROM pg_locks
+        JOIN pg_class ON pg_class.oid = relation
+        JOIN pg_stat_activity USING (pid)
+        WHERE granted AND locktype = 'relation' AND relkind = 'r' AND relation > 16383
+          AND backend_type = 'client backend'
+          AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = threading.Event()
+        self._held: dict[str, float] = defaultdict(float)  # seconds
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def __str__(self) -> str:
+        long = {lock: seconds for lock, seconds in self._held.items() if seconds > NOTICEABLE}
+        told = [f"{lock} for {seconds:.1f} s" for lock, seconds in sorted(long.items())]
+        return ", ".join(told) or f"no such lock for more than {NOTICEABLE} s"
+
+    def _look(self) -> None:
+        with connected(self._url) as cursor:
+            before = time.monotonic()
+            while not self._over.wait(EVERY):
+                cursor.execute(self.LOCKS)
+                now = time.monotonic()
+                for table, mode in cursor.fetchall():
+                    self._held[f"{mode.removesuffix('Lock')} on {table}"] += now - before
+                before = now
+
+
+async def replace(laboratory: Laboratory, url: str, crowd: Crowd, former: Service) -> Finding:
+    """The last step of a deployment: this version's process takes the place of the former one's."""
+    laboratory.say("this version takes the place of the former one")
+    with Service(url, laboratory.folder) as service:
+        crowd.begin()
+        crowd.addresses = [former.address, service.address]
+        await asyncio.sleep(SETTLE)
+        crowd.addresses = [service.address]
+        await asyncio.sleep(SETTLE)
+        await asyncio.to_thread(former.stop)
+        return Finding(
+            "this version takes its place: no request fails",
+            crowd.answers,
+            crowd.failed + crowd.logged_out + crowd.unanswered,
+            "; ".join(crowd.complaints),
+        )
+
+
+def libpq(url: str) -> str:
+    return url.replace("+psycopg2", "")
