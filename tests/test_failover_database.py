@@ -241,6 +241,23 @@ def test_when_one_connection_is_lost_another_host_is_asked_first(postgresql_url:
     first.close()
 
 
+def test_a_new_connection_is_taken_although_others_are_lost_meanwhile(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = Hosts.connect
+
+    def lose_others(several: Hosts, **more: Any) -> Any:
+        connection = connect(several, **more)
+        several.leave(connection)
+        return connection
+
+    monkeypatch.setattr(Hosts, "connect", lose_others)
+    database = Database(make_settings(postgresql_url, database_pool_size=1))
+    for _ in range(3):
+        assert len(pids_of(database)) == 3
+    database.close()
+
+
 # A server that is frozen
 
 

@@ -38,11 +38,12 @@ def connect_to(engine: Engine, hosts: Hosts) -> None:
         return hosts.connect()
 
     def check_out(connection: Any, *_: object) -> None:
-        if not hosts.keeps(connection):
-            raise DisconnectionError  # and the pool opens another one
+        is_new, connection.is_new = connection.is_new, False
+        if not (is_new or hosts.keeps(connection)):  # the pool gives up where a new one is refused
+            raise DisconnectionError
 
     def handle_error(context: ExceptionContext) -> None:
-        if context.connection is None:  # it was never open
+        if context.connection is None or context.connection.invalidated:
             return
         # The primary may be elsewhere by now. Connections to one that only reads live on.
         context.is_disconnect |= is_read_only(context.original_exception)

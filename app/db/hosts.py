@@ -89,6 +89,7 @@ class Connection(psycopg2.extensions.connection):
         self.patience: float | None = patience
         self.prepared: set[str] = set()
         self.generation = 0
+        self.is_new = True
         super().__init__(*args, **kwargs)
 
 
