@@ -32,7 +32,10 @@ PUBLISHED = HERE / "results" / "published.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    given = parser().parse_args(argv)
+    made = parser()
+    given = made.parse_args(argv)
+    if given.publish and (given.only or given.works):
+        made.error("--publish takes a whole run")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     progress = Progress()

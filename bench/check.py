@@ -62,11 +62,10 @@ def measure(stage: Stage, progress: Progress, works: Collection[str]) -> dict[st
 def has_fallen(work: str, before: Results, now: Results, progress: Progress) -> bool:
     ours, limit = OURS[work], LIMITS[work]
     old, new = ratio(before, ours, limit), ratio(now, ours, limit)
-    title = before["contenders"][limit[0]]["title"]
+    title = before["contenders"].get(limit[0], {}).get("title", limit[0])
     name = f"{WORK_TITLES[work]} / {title}, {WORK_TITLES[limit[1]]}"
     if old is None or new is None:
-        progress.say(f"{name}: not measured")
-        return False
+        raise BenchmarkError(f"{name}: {'not measured' if old else 'not published'}.")
     falls = new.median < old.median * (1 - FALL)
     verdict = f", which is a fall of more than {FALL:.0%}" if falls else ""
     progress.say(f"{name}: {old.median:.2f} published, {new.median:.2f} now{verdict}")
