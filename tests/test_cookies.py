@@ -714,7 +714,7 @@ def test_the_login_that_a_program_has_survives_a_log_in_beside_it(
 
 
 @pytest.mark.proves("3.3.3")
-@pytest.mark.parametrize("disguise", ["\xa0{}", "{}\xa0", "\x85{}", "\x1f{}", "\x0b{}"])
+@pytest.mark.parametrize("disguise", ["\xa0{}", "{}\xa0", "\x85{}", "\x1f{}", "\x0b{}", "X{}"])
 def test_no_sibling_host_plants_a_cookie(client: TestClient, disguise: str) -> None:
     """Browsers let any host of the site set these names: to Python alone they have the prefix."""
     sign_up_and_in(client)

@@ -140,6 +140,11 @@ def test_our_own_origin_is_that_of_the_host_header(gate: TestClient, host: str) 
     assert not passes(gate, [("Host", host), ("Origin", OWN)])
 
 
+@pytest.mark.parametrize("origin", ["null", "https://", ""])
+def test_nobodys_origin_is_not_that_of_an_empty_host(gate: TestClient, origin: str) -> None:
+    assert not passes(gate, [("Host", ""), ("Origin", origin)])
+
+
 # Sec-Fetch-Site
 
 

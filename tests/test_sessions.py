@@ -295,6 +295,14 @@ def test_a_program_may_end_sessions_too(client: TestClient) -> None:
     assert refused_as(who_am_i(client)) == (401, "session_revoked")
 
 
+def test_a_program_logs_out_with_its_access_token(client: TestClient, database: Database) -> None:
+    register(client)
+    tokens = get_tokens(client)
+    answer = client.post("/api/v1/auth/logout", headers=bearer(tokens["access_token"]))
+    assert answer.status_code == 204
+    assert all_logins(database) == []
+
+
 # Ending all
 
 
@@ -515,6 +523,13 @@ def test_a_log_out_costs_two_statements(client: TestClient, database: Database) 
     with statements(database) as sent:
         assert log_out(client).status_code == 204
     assert [statement.split()[0] for statement in sent] == ["DELETE", "INSERT"]
+
+
+def test_a_log_out_of_nothing_costs_none(client: TestClient, database: Database) -> None:
+    cookie = {"Cookie": f"{REFRESH_COOKIE}=garbage"}
+    with statements(database) as sent:
+        assert client.post("/api/v1/auth/logout", headers=cookie).status_code == 204
+    assert sent == []
 
 
 # How many one may have

@@ -28,6 +28,7 @@ from httpx2 import Response
 from pydantic import ValidationError
 
 from app.core.config import Settings, SettingsError, explain
+from app.core.jws import Signature
 from app.core.keys import derive_key, derived_keys, generate_key
 from app.core.tokens import ClientId, Tokens
 from app.db.session import Database
@@ -625,6 +626,14 @@ SHAPES = list(shapes("e30.e30.AAAA"))
 def test_a_token_of_another_shape_is_refused(target: Target, shape: str) -> None:
     """JWT-19: never a 500."""
     assert_refused(target, shapes(target.access)[shape])
+
+
+def test_a_token_of_any_length_is_read(target: Target) -> None:
+    """base64 without padding has three kinds of lengths, and a decoder that needs it back."""
+    signature = Signature(derived_keys(target.settings, "refresh"), "rt+jwt")
+    for length in range(60):
+        claims = {"text": "x" * length}
+        assert signature.verify(signature.sign(claims)) == claims
 
 
 @pytest.mark.proves("11.2.5", "JWT-19")
