@@ -762,10 +762,17 @@ def received_earlier(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr("app.services.logins.time", later)
 
 
+@pytest.mark.parametrize("age", [timedelta(0), HOUR], ids=["young", "old"])
 def test_a_request_that_waited_longer_than_a_third_of_the_grace_period_changes_nothing(
-    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+    clock: Clock,
+    client: TestClient,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    age: timedelta,
 ) -> None:
+    """Neither with a young token nor with an old one, which needs no lock to be rotated."""
     sign_up_and_in(client)
+    clock.shift(age)
     before = the_login(database).model_dump()
     with monkeypatch.context() as patch:
         received_earlier(patch, 20.1)
