@@ -66,13 +66,13 @@ doctor: .venv/.runtime ## show the configuration, and what is wrong with it
 native-argon2: .venv/.runtime ## hash faster, by argon2 built for this processor; undo=1 for the wheel
 	@.venv/bin/python -m tools.native_argon2 $(if $(undo),--undo)
 
-bench: .venv/.runtime .venv-bench/.bench ## measure the service, its peers and the limits; args="--rounds 1"
+bench: .venv/.runtime .venv-bench/.bench $(NODE_PEER)/node_modules ## measure the service, its peers and the limits; args="--rounds 1"
 	@$(BENCH) $(args)
 
 bench-growth: .venv/.runtime .venv-bench/.bench ## measure the service with up to ten million logins
 	@$(BENCH).growth $(args)
 
-bench-check: .venv/.runtime .venv-bench/.bench ## has the service become slower? Two minutes
+bench-check: .venv/.runtime .venv-bench/.bench $(NODE_PEER)/node_modules ## has the service become slower? Two minutes
 	@$(BENCH) --check
 
 torture: .venv/.dev ## does it keep its promises under load, faults and failure? args="kill --scale 0.1"
@@ -96,11 +96,14 @@ clean: ## remove .venv, .venv-bench and caches; .env and the database stay
 	@$(INSTALL) requirements-dev.txt
 	@touch .venv/.runtime $@
 
-.venv-bench/.bench: bench/requirements.txt $(NODE_PEER)/package.json $(call stale,.venv-bench)
+.venv-bench/.bench: bench/requirements.txt $(call stale,.venv-bench)
 	@$(INSTALL) bench/requirements.txt .venv-bench
-	@if command -v npm >/dev/null; then \
-		echo "Installing $(NODE_PEER)/package.json ..."; \
-		cd $(NODE_PEER) && npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error || \
-			echo "npm failed, so better-auth is left out."; \
-	else echo "npm is missing, so better-auth is left out."; fi
 	@touch $@
+
+# A peer that may be missing: then the next call tries again.
+$(NODE_PEER)/node_modules: $(NODE_PEER)/package.json
+	@if ! command -v npm >/dev/null; then echo "npm is missing, so better-auth is left out."; \
+	elif cd $(NODE_PEER) && \
+		npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error; \
+	then touch node_modules; \
+	else echo "npm failed, so better-auth is left out."; fi

@@ -21,6 +21,7 @@ WORKS = ("refresh", "me")
 WAITING = 66  # log-ins that it takes at a time: HASHING_QUEUE and two threads
 FLOODING = 256  # connections
 LEAD = 2  # seconds, until the queue is full
+REFUSAL = 25  # milliseconds until it is read, as long as there is a flood
 REFUSED = (429, 503)
 
 
@@ -85,8 +86,8 @@ def one(subject: Served, work: str, capacity: float, seconds: int) -> Flood:
 @contextmanager
 def flooded(subject: Served, capacity: float, seconds: int) -> Iterator[list[load.start]]:
     """Right and wrong passwords, each from half of the connections."""
-    # Those that wait are not sending, and the others are answered at once.
-    delay = round(1000 * (FLOODING - WAITING) / (TIMES * capacity))
+    # Those that wait are not sending, and the others are refused.
+    delay = max(0, round(1000 * (FLOODING - WAITING) / (TIMES * capacity)) - REFUSAL)
     right = replace(
         subject.contender.log_in,
         headers={**subject.contender.log_in.headers, "X-Forwarded-For": "{address}"},

@@ -148,12 +148,13 @@ class Served:
             return self._log_in(1)[0]
         if work == "refresh":
             return self._inside.sessions(1, unused=GRACE_SECONDS + 2, access=False)[0]
-        return self._inside.sessions(1, unused=0, access=True)[0]
+        state = self._inside.sessions(1, unused=0, access=True)[0]
+        return self.once(work, state) if work == "refresh_young" else state
 
-    def once(self, work: str, state: State) -> None:
-        """One request, and nothing is measured."""
+    def once(self, work: str, state: State) -> State:
+        """One request, and nothing is measured. What the connection has kept afterwards."""
         number = int(state.get("number", 0))
-        ask(self.server.port, self.contender.works[work], state, number=number)
+        return ask(self.server.port, self.contender.works[work], state, number=number)
 
     def memory(self) -> float:
         return self.server.memory()
