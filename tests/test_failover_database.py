@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from sqlalchemy import func, make_url, select, text, update
 from sqlmodel import Session, col
 
@@ -169,6 +170,110 @@ def test_the_url_may_ask_for_more_than_a_primary() -> None:
         make_url("postgresql+psycopg2://a:b@one/c?target_session_attrs=read-write")
     )._hosts
     assert host["target_session_attrs"] == "read-write"
+
+
+# A primary that was frozen, and does not know that another one has taken its place
+
+
+def two_hosts(url: str, monkeypatch: pytest.MonkeyPatch, *timelines: int) -> Hosts:
+    """Both are the same server, and each connection finds the next of the timelines."""
+    told = iter(timelines)
+    monkeypatch.setattr(hosts, "timeline_of", lambda _: next(told))
+    own = make_url(url)
+    return Hosts(make_url(hosts_of(url, f"{own.host}:{own.port}")))
+
+
+def test_a_former_primary_is_passed_over(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = two_hosts(postgresql_url, monkeypatch, 2, 1, 2)
+    several.connect().close()
+    first = several._hosts[0]
+    several.connect().close()
+    assert several._hosts[0] is not first
+
+
+def test_where_all_are_former_primaries_there_is_none(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = two_hosts(postgresql_url, monkeypatch, 3, 2, 1)
+    several.connect().close()
+    with pytest.raises(hosts.FormerPrimary, match="on timeline 1; there is one on 3"):
+        several.connect()
+
+
+def test_a_connection_to_a_former_primary_is_closed(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def connect(*arguments: Any, **more: Any) -> Any:
+        opened.append(open_connection(*arguments, **more))
+        return opened[-1]
+
+    open_connection = hosts.connect
+    monkeypatch.setattr(hosts, "connect", connect)
+    several = two_hosts(postgresql_url, monkeypatch, 2, 1, 2)
+    several.connect().close()
+    connection = several.connect()
+    assert [each.closed for each in opened] == [1, 1, 0]
+    connection.close()
+
+
+def test_when_there_is_a_new_primary_all_connections_to_the_former_one_are_left(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = two_hosts(postgresql_url, monkeypatch, 1, 1, 2, 2)
+    old, old_too, new, new_too = (several.connect() for _ in range(4))
+    assert [several.keeps(each) for each in (old, old_too, new, new_too)] == [False] * 2 + [
+        True
+    ] * 2
+    for each in (old, old_too, new, new_too):
+        each.close()
+
+
+def test_a_server_that_is_alone_is_asked_for_no_timeline(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(hosts, "timeline_of")
+    Hosts(make_url(postgresql_url)).connect().close()
+
+
+@pytest.mark.parametrize("more", [{}, {"async_": True}], ids=["blocking", "asynchronous"])
+def test_the_timeline_is_read_and_leaves_no_trace(
+    postgresql_url: str, more: dict[str, Any]
+) -> None:
+    connection = Hosts(make_url(postgresql_url)).connect(**more)
+    assert hosts.timeline_of(connection) == 1
+    assert connection.autocommit is bool(more)
+    assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    connection.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"async_": True}], ids=["blocking", "asynchronous"])
+def test_a_server_that_knows_no_timelines_is_taken(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(hosts, "WAL_FILE", "SELECT no_such_function()")
+    connection = Hosts(make_url(hosts_of(postgresql_url, "127.0.0.1:1"))).connect(**more)
+    assert not connection.closed
+    assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    connection.close()
+
+
+# A pooler in between
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["not yet", "already"])
+def test_who_pools_transactions_is_told_so(database: Database, prepared: bool) -> None:
+    """What this process has prepared is known to the server of another one, or the reverse."""
+    asyncio.run(database.first(WHO if prepared else RENAME))
+    (connection,) = database._runner._idle
+    connection.prepared ^= {RENAME.name}
+    with pytest.raises(Refusal) as refusal:
+        by_itself(database)
+    assert refusal.value.reason is Reason.DATABASE_UNAVAILABLE
+    assert "Let it pool sessions" in str(refusal.value.__cause__)
 
 
 # A server that only reads, although it did not before

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 3
 READ_ONLY = "25006"
+PREPARED_ELSEWHERE = ("26000", "42P05")  # unknown, or known already
 CONFLICTS = ("40001", "40P01")  # not serializable, or a deadlock: PostgreSQL has undone it all
 
 
@@ -29,6 +30,16 @@ class OutcomeUnknown(Exception):
     """The connection broke while something was committed, or it was committed on the primary
     alone: it may have happened, so it is not tried again.
     """
+
+
+class PoolsTransactions(Exception):
+    """Whoever is told so may have to change DATABASE_URL, and nothing has happened."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "What was prepared is known to another connection: DATABASE_URL leads to a pooler that "
+            "pools transactions. Let it pool sessions, or name the database itself."
+        )
 
 
 def retried(attempt: Callable[[], T]) -> T:
@@ -48,12 +59,16 @@ def retried(attempt: Callable[[], T]) -> T:
 
 @contextmanager
 def faults_refused() -> Iterator[None]:
-    """Raises Refusal(DATABASE_UNAVAILABLE) for faults that pass, and NOT_READY."""
+    """Raises Refusal(DATABASE_UNAVAILABLE) for faults that pass or are no request's, and
+    NOT_READY.
+    """
     try:
         yield
     except DBAPIError as error:
         if lacks_migration(error):
             raise Refusal(Reason.NOT_READY) from error
+        if code_of(error.orig) in PREPARED_ELSEWHERE:
+            raise Refusal(Reason.DATABASE_UNAVAILABLE) from PoolsTransactions()
         passing = isinstance(error, OperationalError | InterfaceError | InternalError)
         if passing or type(error) is DatabaseError:  # SQLite: the file is damaged
             raise Refusal(Reason.DATABASE_UNAVAILABLE) from error

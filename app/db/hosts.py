@@ -18,6 +18,9 @@ SLOWEST_STATEMENT = 15  # seconds
 MARGIN = 2  # seconds: a server that lives has ended by then what takes too long
 SILENCE = SLOWEST_STATEMENT + MARGIN
 
+# Its first eight digits count the promotions until the server became the primary.
+WAL_FILE = "SELECT pg_walfile_name(pg_current_wal_lsn())"
+
 # What libpq is told of every connection to PostgreSQL.
 CONNECT_ARGUMENTS = {
     "application_name": "fastapi-auth",
@@ -36,9 +39,10 @@ CONNECT_ARGUMENTS = {
 class Hosts:
     """The one that was the primary last time is asked first.
 
-    A standby is not asked at all: it may not know yet who has logged out. And when one connection
-    is lost, all of the process are left: a primary that was frozen thinks, when it thaws, that it
-    still is one, and does not know that either.
+    A standby is not asked at all: it may not know yet who has logged out. A primary that was frozen
+    thinks, when it thaws, that it still is one, and does not know that either. So when one
+    connection is lost, all of the process are left; and of several hosts none is taken whose
+    timeline is older than one that was seen.
     """
 
     def __init__(self, url: URL) -> None:
@@ -53,6 +57,7 @@ class Hosts:
             for host, port in zip(hosts, ports, strict=True)
         ]
         self._generation = 0
+        self._timeline = 0
 
     def keeps(self, connection: "Connection") -> bool:
         return connection.generation == self._generation
@@ -69,6 +74,8 @@ class Hosts:
         for number, host in enumerate(self._hosts, 1):
             try:
                 connection = connect(self._patience, **host, **more)
+                if len(self._hosts) > 1:
+                    generation = max(generation, self._compare(connection))
             except psycopg2.OperationalError:
                 if number == len(self._hosts):
                     raise
@@ -77,6 +84,20 @@ class Hosts:
                 self._hosts = [host, *(other for other in self._hosts if other is not host)]
                 return connection
         raise AssertionError("there is one at least")
+
+    def _compare(self, connection: "Connection") -> int:
+        """Its generation: a new one where there is a new primary. Raises FormerPrimary."""
+        timeline = timeline_of(connection)
+        if timeline < self._timeline:
+            connection.close()
+            raise FormerPrimary(
+                f"{connection.info.host} was the primary on timeline {timeline}; there is one on "
+                f"{self._timeline}. If an older database was restored, restart this process."
+            )
+        if timeline > self._timeline > 0:
+            self._generation += 1
+        self._timeline = timeline
+        return self._generation
 
 
 class Connection(psycopg2.extensions.connection):
@@ -104,6 +125,31 @@ def connect(patience: float, **arguments: Any) -> Connection:
         wait_for(connection)
     connection.patience = SILENCE
     return connection
+
+
+class FormerPrimary(psycopg2.OperationalError):
+    """It takes writes, and another one has been promoted since."""
+
+
+def timeline_of(connection: Connection) -> int:
+    """0 where the server does not tell: some that speak like PostgreSQL have none."""
+    if not connection.async_:
+        connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(WAL_FILE)
+            if connection.async_:
+                wait_for(connection)
+            (name,) = cursor.fetchone() or ("0",)
+            return int(name[:8], 16)
+    except psycopg2.OperationalError:
+        connection.close()
+        raise
+    except psycopg2.Error:
+        return 0
+    finally:
+        if not (connection.async_ or connection.closed):
+            connection.autocommit = False
 
 
 def wait_for(connection: Any) -> None:
