@@ -21,13 +21,12 @@ from bench.postgres import connected
 from torture.crowd import (
     Crowd,
     as_they_come,
-    at_a_time,
     come_back,
     count_others,
     in_thread,
     people,
 )
-from torture.jar import PASSWORD, Answer, Jar, new_session
+from torture.jar import PASSWORD, Answer, Jar, few_at_a_time, new_session
 from torture.keys import change_key, change_secret, change_signing_key
 from torture.laboratory import DATABASES, ROOT, Finding, Laboratory, Missing, environment
 from torture.laboratory import run as run_python
@@ -102,7 +101,7 @@ async def restore(laboratory: Laboratory, kind: str, seconds: float = 0) -> Asyn
                 await in_thread(partial(service.start, DATABASE_URL=operator.url))
                 await asyncio.sleep(seconds)
             laboratory.say(f"{kind}: who is still there?")
-            await at_a_time(groups.stay, partial(come_back, crowd))
+            await few_at_a_time(come_back(crowd, jar) for jar in groups.stay)
             took = f"backup and restore took {backup_took:.1f} and {restore_took:.1f} s"
             for finding in [
                 *who_stays(crowd, groups, service, took),

@@ -11,11 +11,10 @@ from typing import Any
 
 import aiohttp
 
-from torture.jar import Answer, Jar
+from torture.jar import Answer, Jar, few_at_a_time
 from torture.laboratory import Finding
 
 TABS = 2
-AT_A_TIME = 16  # people who sign up: more would find the queue full
 COME_BACK = 1  # second; sooner than Retry-After says, to see more of an outage
 
 
@@ -80,7 +79,7 @@ class Crowd:
 
     async def sign_up(self) -> None:
         """And log in."""
-        await at_a_time(self.jars, self._sign_up)
+        await few_at_a_time(map(self._sign_up, self.jars))
 
     async def _sign_up(self, jar: Jar) -> None:
         for what, ask in (("register", jar.register), ("log in", jar.log_in)):
@@ -129,16 +128,6 @@ class Crowd:
         return sum(number for what, number in self.seen.items() if part in what)
 
 
-async def at_a_time(jars: Collection[Jar], act: Callable[[Jar], Awaitable[object]]) -> None:
-    room = asyncio.Semaphore(AT_A_TIME)
-
-    async def one(jar: Jar) -> None:
-        async with room:
-            await act(jar)
-
-    await asyncio.gather(*map(one, jars))
-
-
 def people(http: aiohttp.ClientSession, name: str, number: int) -> list[Jar]:
     return [Jar(http, "", f"{name}{each}@example.com") for each in range(number)]
 
@@ -168,7 +157,7 @@ async def count_others(jars: Sequence[Jar], ask: Any, expected: int | str) -> in
             await asyncio.sleep(COME_BACK)
         others += expected not in (answer.status, answer.code)
 
-    await at_a_time(jars, one)
+    await few_at_a_time(map(one, jars))
     return others
 
 

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from statistics import median
 
@@ -16,7 +16,7 @@ import sqlalchemy
 import uvloop
 
 from bench.progress import in_words
-from torture.jar import Answer, Jar, new_session
+from torture.jar import Answer, Jar, few_at_a_time, new_session
 from torture.laboratory import DATABASES, Finding, Laboratory
 from torture.proxy import Faults, Proxy
 from torture.service import Service
@@ -24,10 +24,9 @@ from torture.service import Service
 SESSIONS, REFRESHES = 1000, 200  # so many refreshes each
 THEFTS = 50
 SESSIONS_OF_A_USER = 10
-LOG_INS_AT_A_TIME = 16
 CONTROLS, REFRESHES_OF_CONTROLS = 20, 20
 
-GRACE = 4.0  # seconds
+GRACE = 8.0  # seconds
 ACCESS_LIFETIME = 4 * GRACE
 # Request, decision and answer have to fit into the grace period (docs/rotation.md): half of it for
 # the client's patience, and half for the way to the decision, most of it left to a busy machine.
@@ -230,17 +229,6 @@ async def log_in(http: aiohttp.ClientSession, fleet: Fleet, sessions: int) -> li
     for jar in jars:
         jar.address = fleet.proxy.address
     return jars
-
-
-async def few_at_a_time(calls: Iterable[Awaitable[object]]) -> None:
-    """So that no log-in waits in a queue that is full."""
-    room = asyncio.Semaphore(LOG_INS_AT_A_TIME)
-
-    async def one(call: Awaitable[object]) -> None:
-        async with room:
-            await call
-
-    await asyncio.gather(*map(one, calls))
 
 
 async def report_on(fleet: Fleet, say: Callable[[str], None]) -> None:

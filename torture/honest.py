@@ -8,20 +8,18 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 from uuid import uuid4
 
 import aiohttp
 
-from torture.jar import Answer, Jar
+from torture.jar import Answer, Jar, few_at_a_time, new_password
 from torture.letterbox import Post
 
 GRACE = 10  # seconds: a busy machine answers well within it, and some come back later than that
 PATIENCE = GRACE / 2  # of a client that refreshes: docs/rotation.md
-AT_A_TIME = 20  # people
 
 GOES_ON = "every client goes on with the cookies it holds, whatever was under way"
 LOGGED_OUT = "an acknowledged log-out stays one"
@@ -33,7 +31,6 @@ LINKS = "a mailed link works that nobody has used"
 FAULTLESS = "no answer is a server error but 503"
 
 NOTHING = Answer(None)
-P = TypeVar("P")
 
 
 @dataclass
@@ -447,13 +444,7 @@ class Street:
     async def finish(self) -> None:
         """What they have begun, while nobody disturbs them."""
         while able := [newcomer for newcomer in self.newcomers if newcomer.can_act]:
-            await at_a_time(able, Newcomer.act)
-
-
-async def at_a_time(people: Sequence[P], act: Callable[[P], Awaitable[None]]) -> None:
-    """As many as find room in the queue for a hash."""
-    for first in range(0, len(people), AT_A_TIME):
-        await asyncio.gather(*(act(each) for each in people[first : first + AT_A_TIME]))
+            await few_at_a_time(map(Newcomer.act, able))
 
 
 async def insist(ask: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -464,7 +455,3 @@ async def insist(ask: Callable[[], Awaitable[Answer]]) -> Answer:
             break
         await asyncio.sleep(min(0.2 * 2**attempt, 5))  # or a busy service would never come round
     return answer
-
-
-def new_password() -> str:
-    return f"{uuid4().hex} herons"

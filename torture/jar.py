@@ -1,8 +1,10 @@
 """An honest browser's cookie jar, which its tabs share. Asynchronous: a process has thousands."""
 
+import asyncio
 import json
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import aiohttp
 
 PASSWORD = "nine tall herons at dawn"
 EMPTY: Mapping[str, str] = {}
+AT_A_TIME = 16  # people who log in: more would find the queue for hashes full
 
 
 class Answer(NamedTuple):
@@ -107,6 +110,20 @@ def read(received: bytes) -> Any:
         return json.loads(received)
     except ValueError:
         return None
+
+
+async def few_at_a_time(calls: Iterable[Awaitable[object]]) -> None:
+    room = asyncio.Semaphore(AT_A_TIME)
+
+    async def one(call: Awaitable[object]) -> None:
+        async with room:
+            await call
+
+    await asyncio.gather(*map(one, calls))
+
+
+def new_password() -> str:
+    return f"{secrets.token_hex(8)} herons at dawn"
 
 
 def new_session(*, keep_alive: bool = True) -> aiohttp.ClientSession:

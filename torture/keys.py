@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torture.crowd import Crowd, at_a_time, come_back, count_others, in_thread, people
-from torture.jar import Jar, new_session
+from torture.crowd import Crowd, come_back, count_others, in_thread, people
+from torture.jar import Jar, few_at_a_time, new_session
 from torture.laboratory import Finding, Laboratory, environment, run
 from torture.service import Service
 
@@ -77,12 +77,13 @@ async def change_key(laboratory: Laboratory, change: Change) -> AsyncIterator[Fi
                         await in_thread(partial(service.start, **settings))
                         await asyncio.sleep(10 * laboratory.scale)
                     if name == "it signs":
-                        await at_a_time(asleep.jars, partial(come_back, asleep))
+                        await few_at_a_time(come_back(asleep, jar) for jar in asleep.jars)
                     refreshes.append(f"{name}: {awake.refreshes - before:,}")
             for jar in copies:
                 jar.address = addresses[0]
             accepted = await count_others(copies, change.ask, "not_authenticated")
-            await at_a_time(awake.jars, partial(come_back, awake))  # the copies have ended nothing
+            # The copies have ended nothing.
+            await few_at_a_time(come_back(awake, jar) for jar in awake.jars)
     remark = f"{'; '.join(refreshes)}; {awake.unanswered} times a process that ended"
     what = f"{change.what} changes in {PROCESSES} processes"
     out = awake.logged_out + asleep.logged_out

@@ -31,9 +31,8 @@ from torture.honest import (
     Street,
     Tabs,
     Town,
-    at_a_time,
 )
-from torture.jar import new_session
+from torture.jar import few_at_a_time, new_session
 from torture.laboratory import DATABASES, Finding, Laboratory
 from torture.letterbox import Outbox, Post
 from torture.service import Service
@@ -185,7 +184,7 @@ class Trial:
         await self.outbox.until_empty()
         await self.street.finish()
         await self.check()
-        await at_a_time(self.town.everyone, Person.is_still_there)
+        await few_at_a_time(map(Person.is_still_there, self.town.everyone))
         await self.outbox.until_empty()
         self.post.look()
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from uuid import UUID
 
 import aiohttp
 
-from torture.jar import Answer, Jar
+from torture.jar import Answer, Jar, new_password
 
 REFRESH_COOKIE = "__Host-refresh"
 OFTEN = {"who_am_i": 8, "refresh": 8, "change_password": 2, "log_out": 1}
@@ -148,10 +147,6 @@ class Person(Jar):
 
     def _credentials(self) -> dict[str, str]:
         return {"email": self.email, "password": self.passwords[0]}
-
-
-def new_password() -> str:
-    return f"{secrets.token_hex(8)} herons at dawn"
 
 
 def read_claims(token: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, set_wait_callback
 from sqlalchemy import URL
 
 PATIENCE = 5  # seconds to wait for a thread, a connection or a lock before answering 503
-SLOWEST_STATEMENT = 15  # seconds
+SLOWEST_STATEMENT = 10  # seconds
 MARGIN = 2  # seconds: a server that lives has ended by then what takes too long
 SILENCE = SLOWEST_STATEMENT + MARGIN
 
