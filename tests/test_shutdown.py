@@ -3,12 +3,15 @@
 import asyncio
 import json
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from app.api.boundary import Boundary
 from app.server import LAST_CALL, SHUTDOWN_SECONDS
+from tests.conftest import make_settings
 from tests.people import ADA
 from tests.servers import Server, served
 
@@ -91,6 +94,34 @@ async def refused(server: Server) -> None:
             return
         await caller.hang_up()
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_takes_too_long_is_told_to_come_back(sqlite_url: str, begun: bool) -> None:
+    """uvicorn cancels it in the end. An answer that has begun is broken off."""
+    sent: list[Message] = []
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def end() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+        boundary = Boundary(endless, make_settings(sqlite_url))
+        state = {"state": {"request_id": "it"}}
+        asked = asyncio.create_task(boundary(scope | state, endless, send))
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError) if begun else nullcontext():
+            await asked
+
+    asyncio.run(end())
+    assert [message.get("status") for message in sent] == ([200] if begun else [503, None])
+    assert begun or b'"code":"shutting_down"' in sent[1]["body"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

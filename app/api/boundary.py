@@ -1,5 +1,6 @@
 """What does not come in: wrong hosts, large bodies, others' cookies; and no exception gets out."""
 
+import asyncio
 import ipaddress
 import re
 
@@ -40,9 +41,13 @@ class Boundary:
                 take_cookies(scope, self.settings)
                 await self.app(scope, limited(receive), send_and_note)
                 return
+        except asyncio.CancelledError:  # the process ends, and has waited for long enough
+            if started:  # break off, so that nobody takes half an answer for a whole one
+                raise
+            reason = Reason.SHUTTING_DOWN
         except Exception:
             logger.exception("unexpected error")
-            if started:  # break off, so that nobody takes half an answer for a whole one
+            if started:
                 raise
             reason = Reason.INTERNAL_ERROR
         state["code"] = reason

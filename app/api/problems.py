@@ -172,6 +172,12 @@ PROBLEMS = {
         "The database lacks a migration: the operator must run `alembic upgrade head`.",
         retry_after=30,
     ),
+    Reason.SHUTTING_DOWN: Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Shutting down",
+        "The process that was asked has to end before this is done. Try again shortly.",
+        retry_after=2,
+    ),
     Reason.INTERNAL_ERROR: Problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "Internal error",
@@ -232,7 +238,12 @@ def problem_body(reason: Reason, request_id: str) -> dict[str, Any]:
 RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 
 # What can happen to every request that asks the database, that changes something, and so on.
-DATABASE = (Reason.BUSY, Reason.DATABASE_UNAVAILABLE, Reason.NOT_READY)
+DATABASE = (
+    Reason.BUSY,
+    Reason.DATABASE_UNAVAILABLE,
+    Reason.NOT_READY,
+    Reason.SHUTTING_DOWN,
+)
 UNSAFE = (Reason.CROSS_ORIGIN, *DATABASE)
 WITH_BODY = (*UNSAFE, Reason.BAD_REQUEST, Reason.CONTENT_TOO_LARGE, Reason.VALIDATION_FAILED)
 IDENTIFIED = (Reason.NOT_AUTHENTICATED, Reason.SESSION_EXPIRED, Reason.SESSION_REVOKED)

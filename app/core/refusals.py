@@ -43,6 +43,7 @@ class Reason(StrEnum):
     TOO_MANY_ATTEMPTS = auto()
     DATABASE_UNAVAILABLE = auto()
     NOT_READY = auto()
+    SHUTTING_DOWN = auto()
     INTERNAL_ERROR = auto()
 
 
