@@ -59,7 +59,7 @@ CONFIG = schemathesis.Config.from_dict(
     {
         "generation": {
             "deterministic": True,
-            "max-examples": 25,
+            "max-examples": 15,
             "database": "none",
             # The tests decide who asks. Whether a token is asked for is a check of its own.
             "with-security-parameters": False,

@@ -14,7 +14,7 @@ SHORT = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=10,
+    max_examples=6,
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
 )
