@@ -1,6 +1,7 @@
 """A PostgreSQL that fails over, from the service's side: hosts, errors and commits."""
 
 import asyncio
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -9,19 +10,23 @@ from typing import Any
 
 import psycopg2
 import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from sqlalchemy import func, make_url, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col
 
 from app.core.identifiers import new_id
 from app.core.refusals import Reason, Refusal
 from app.db import hosts
+from app.db import session as session_module
 from app.db.hosts import Hosts
 from app.db.session import Database
 from app.db.statement import Statement
 from app.models import User
 from tests.conftest import make_settings
-from tests.people import ADA
+from tests.people import ADA, BOB, log_in, refresh, register, sign_up_and_in, who_am_i
 from tests.rows import all_users
 
 RENAME = Statement("rename", update(User).values(full_name="Countess").returning(col(User.id)))
@@ -410,3 +415,48 @@ def test_who_was_in_another_transactions_way_tries_again(
     at_commit(database, CONFLICT.format(code=code))
     write(database)
     assert name_of_ada(database) == "Countess"
+
+
+def sign_up(client: TestClient) -> Response:
+    return register(client, BOB)
+
+
+def log_in_again(client: TestClient) -> Response:
+    """So that the former login ends: in a transaction."""
+    return log_in(client)
+
+
+def change_password(client: TestClient) -> Response:
+    passwords = {"current_password": ADA["password"], "new_password": BOB["password"]}
+    return client.put("/api/v1/users/me/password", json=passwords)
+
+
+@pytest.mark.parametrize("act", [sign_up, log_in_again, change_password])
+def test_what_is_done_again_is_done_wholly(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, act: Callable[[TestClient], Response]
+) -> None:
+    """Also what was made before the transaction, and stored in the first attempt."""
+    sign_up_and_in(client)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.db.session.commit", conflict_first(session_module.commit))
+        assert act(client).is_success
+    if act is sign_up:
+        assert log_in(client, BOB).status_code == 200
+    assert who_am_i(client).status_code == 200
+    assert refresh(client).status_code == 200
+
+
+def conflict_first(commit: Callable[[Session], None]) -> Callable[[Session], None]:
+    """In each transaction that is not an attempt to repeat one."""
+    conflicts = itertools.cycle([True, False])
+
+    def commit_or_not(session: Session) -> None:
+        if next(conflicts):
+            raise DBAPIError(None, None, Conflict())
+        commit(session)
+
+    return commit_or_not
+
+
+class Conflict(Exception):
+    pgcode = "40001"

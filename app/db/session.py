@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -96,9 +96,13 @@ class Database:
     def run_write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def attempt() -> T:
             with self._turn_to_write(), Session(self.engine, expire_on_commit=False) as session:
-                result = work(session, *args, **kwargs)
-                session.flush()
-                commit(session)
+                try:
+                    result = work(session, *args, **kwargs)
+                    session.flush()
+                    commit(session)
+                except BaseException:
+                    undo(session)
+                    raise
                 return result
 
         return retried(attempt)
@@ -133,6 +137,14 @@ class Database:
             yield
         finally:
             self._writer.release()
+
+
+def undo(session: Session) -> None:
+    """What the work was given and has added is new again. Merely closed, the session would take it
+    for stored, and the next attempt would leave it out.
+    """
+    with suppress(DBAPIError):  # the connection may be broken
+        session.rollback()
 
 
 def commit(session: Session) -> None:
