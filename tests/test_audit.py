@@ -44,7 +44,7 @@ from tests.people import (
     refresh,
     register,
 )
-from tests.rows import all_users
+from tests.rows import all_users, audited
 
 AUDIT = "/api/v1/audit-events"
 ME = f"{USERS}/me"
@@ -363,6 +363,13 @@ def test_an_action_leaves_one_row_and_one_line_of_who_what_when_where_and_how_it
     assert when.utcoffset() == timedelta(0)
     assert abs(when - row.at) < timedelta(seconds=30)
     assert_tells_no_secret(stage, json.dumps([row.model_dump(mode="json"), line]))
+
+
+def test_the_end_of_all_sessions_says_how_many_there_were(stage: Stage) -> None:
+    log_in(stage.stranger, BOB)
+    stage.bob.delete(f"{ME}/sessions?include_current=true")
+    (row,) = audited(database_of(stage.ada), Event.LOGINS_ENDED)
+    assert row.details == {"count": 2}
 
 
 def assert_tells_no_secret(on: Stage, text: str) -> None:

@@ -344,6 +344,11 @@ def test_a_preflight_varies_by_what_it_was_asked(anyone: TestClient) -> None:
     }
 
 
+def test_the_answer_to_a_preflight_announces_no_body(anyone: TestClient) -> None:
+    """It has none: a client would wait for one, or take the next answer for it."""
+    assert not {"content-length", "content-type"} & preflight(anyone).headers.keys()
+
+
 def assert_preflight_refused(answer: Response) -> None:
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"

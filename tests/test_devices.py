@@ -412,8 +412,19 @@ def test_a_reset_opens_an_account_that_failures_closed(client: TestClient) -> No
     log_in(client, WRONG)
     fail_before(client, 100)
     assert refused_as(log_in(client)) == TOO_MANY
-    reset(other_browser(client), mint(client, Purpose.RESET_PASSWORD), NEW_PASSWORD)
+    browser = other_browser(client, "192.0.2.1")
+    reset(browser, mint(client, Purpose.RESET_PASSWORD), NEW_PASSWORD)
     assert log_in(other_browser(client), ADA | {"password": NEW_PASSWORD}).status_code == 200
+
+
+@pytest.mark.proves("RL-07")
+def test_a_reset_gives_nobody_elses_attempts_back(client: TestClient) -> None:
+    """Or whoever resets a password of their own could go on guessing at others'."""
+    register(client)
+    register(client, BOB)
+    attack(client)
+    reset(client, mint(client, Purpose.RESET_PASSWORD, BOB["email"]), NEW_PASSWORD)
+    assert refused_as(log_in(other_browser(client))) == TOO_MANY
 
 
 # Who is told of a new device

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from app.main import create_app
 from tests.conftest import ClientFactory, make_settings, running_server
 from tests.journal import Journal
 from tests.people import ADA, BOB, bearer, get_tokens, log_in, log_out, refresh, register, who_am_i
-from tests.rows import change_user, execute
+from tests.rows import change_login, change_user, execute
 
 LOGIN = "/api/v1/auth/login"
 TOKEN = "/api/v1/auth/token"
@@ -374,6 +375,20 @@ def test_security_events_share_the_request_id(client: TestClient, journal: Journ
         answer = act(client)
         (event,) = journal.events(name)
         assert event["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.proves("16.3.2")
+def test_a_refused_refresh_says_whose_session_it_was(
+    client: TestClient, journal: Journal, database: Database
+) -> None:
+    """Nobody is logged in any more, so the access line cannot tell."""
+    register(client)
+    session = log_in(client).json()
+    change_login(database, expires_at=datetime.now(UTC))
+    assert refresh(client).status_code == 401
+    (line,) = journal.events("session_expired")
+    assert line["user_id"] == session["user"]["id"]
+    assert line["login_id"] == session["session"]["id"]
 
 
 # One line stays one line (ASVS 5.0, 16.4.1)

@@ -852,6 +852,17 @@ def test_a_refresh_that_stood_in_line_for_the_row_too_long_is_busy(
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_refresh_does_not_wait_for_whoever_holds_the_user(
+    client: TestClient, elsewhere: Engine
+) -> None:
+    """It locks the login alone: who locks the user first may end logins next."""
+    sign_up_and_in(client)
+    with elsewhere.connect() as connection:
+        connection.execute(text("SELECT id FROM users FOR UPDATE"))
+        assert refresh(client).status_code == 200
+
+
 def test_a_row_that_stays_locked_is_answered_503(
     database_url: str,
     make_client: ClientFactory,

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlmodel import delete
 
+from app.core.moments import to_microseconds
 from app.core.tokens import ClientId
 from app.db.session import Database
 from app.models import Login, User
@@ -331,11 +332,14 @@ def test_include_current_ends_this_one_too(client: TestClient, database: Databas
     assert refused_as(answer) == (401, "session_revoked")
 
 
-def test_ending_all_sessions_leaves_those_of_others_alone(client: TestClient) -> None:
+@pytest.mark.parametrize("include_current", ["true", "false"])
+def test_ending_all_sessions_leaves_those_of_others_alone(
+    client: TestClient, include_current: str
+) -> None:
     sign_up_and_in(client)
     bobs_browser = other_browser(client)
     sign_up_and_in(bobs_browser, BOB)
-    client.delete(SESSIONS, params={"include_current": "true"})
+    client.delete(SESSIONS, params={"include_current": include_current})
     assert who_am_i(bobs_browser).status_code == 200
     assert refresh(bobs_browser).status_code == 200
 
@@ -445,6 +449,17 @@ def test_a_deleted_user_is_out_at_the_next_request(client: TestClient, database:
     database.run_write(lambda session: execute(session, delete(User)))
     assert refused_as(who_am_i(client)) == (401, "session_revoked")
     assert all_logins(database) == []
+
+
+@pytest.mark.parametrize("end", [{"expires_at": NOON}, {"last": to_microseconds(NOON)}], ids=str)
+def test_a_session_that_is_over_is_out_before_its_access_token_expires(
+    client: TestClient, database: Database, end: dict[str, Any]
+) -> None:
+    """As where an operator ends it early, or shortens the idle limit."""
+    with time_machine.travel(NOON + timedelta(days=8)):
+        sign_up_and_in(client)
+        change_login(database, **end)
+        assert refused_as(who_am_i(client)) == (401, "session_expired")
 
 
 def test_a_token_that_names_another_users_login_is_nobodys(client: TestClient) -> None:

@@ -296,6 +296,7 @@ def test_a_success_counts_failures_in_a_row_anew(strict: TestClient) -> None:
     log_in(strict, WRONG)
     fail_before(database_of(strict), 99)
     assert log_in(other_browser(strict)).status_code == 200
+    assert {budget.attempts for budget in all_budgets(database_of(strict))} == {0}
     assert try_passwords(strict, 3) == {401: 3}
 
 
@@ -307,6 +308,8 @@ def test_failures_of_long_ago_are_forgotten(
     fail_before(database_of(strict), 100)
     assert refused_as(log_in(strict)) == TOO_MANY
     noon.shift(BUDGETS_KEPT + timedelta(seconds=1))
+    assert try_passwords(strict, 1) == {401: 1}
+    assert sorted(budget.attempts for budget in all_budgets(database_of(strict))) == [0, 0, 1]
     assert log_in(strict).status_code == 200
 
 
@@ -335,6 +338,18 @@ def test_what_an_account_refuses_costs_the_network_nothing(strict: TestClient) -
     """Otherwise one stubborn program could keep a whole office out."""
     assert try_passwords(strict, 20) == {401: 3, 429: 17}
     assert try_passwords(strict, 3, "bob@example.com") == {401: 2, 429: 1}
+
+
+def test_what_a_network_refuses_leaves_an_accounts_failures_in_a_row_as_they_were(
+    strict: TestClient,
+) -> None:
+    """Or on a network that is used up somebody could close an account, or begin it anew."""
+    log_in(strict, WRONG)
+    fail_before(database_of(strict), 7)
+    for number in range(4):
+        try_passwords(strict, 1, f"user{number}@example.com")
+    assert try_passwords(strict, 3) == {429: 3}
+    assert max(budget.attempts for budget in all_budgets(database_of(strict))) == 7
 
 
 @pytest.mark.proves("RL-02")
@@ -510,6 +525,21 @@ def test_retry_after_is_never_earlier_than_the_reset(
         assert answer.status_code == 429
 
 
+@pytest.mark.parametrize(("accounts", "networks"), [(2, 3), (3, 2)])
+def test_where_two_budgets_are_used_up_retry_after_is_about_the_longer_wait(
+    make_client: ClientFactory, noon: time_machine.Traveller, accounts: int, networks: int
+) -> None:
+    """Whoever came back earlier would be refused again."""
+    client = make_client(login_attempts_per_account=accounts, login_attempts_per_network=networks)
+    for number in range(accounts):
+        log_in(other_browser(client, f"192.0.2.{number}"), WRONG)
+    for number in range(networks):
+        try_passwords(client, 1, f"user{number}@example.com")
+    answer = log_in(client, WRONG)
+    assert refused_as(answer) == TOO_MANY
+    assert int(answer.headers["retry-after"]) == HOUR / 2
+
+
 # What the database holds, and what it may lose
 
 
@@ -592,7 +622,7 @@ def test_an_attempt_that_was_too_busy_to_be_looked_at_is_given_back(
         patch.setattr(Passwords, "place", busy)
         for _ in range(6):
             assert refused_as(act(client)) == (503, "busy")
-    assert 7 in [budget.attempts for budget in all_budgets(database_of(client))]
+    assert {budget.attempts for budget in all_budgets(database_of(client))} == {0, 7}
     assert try_passwords(client, 4) == {401: 3, 429: 1}
     statuses = [
         register(client, ADA | {"email": f"u{i}@example.com"}).status_code for i in range(4)
@@ -796,6 +826,17 @@ def test_an_attempt_takes_its_part_of_every_budget_or_of_none(database: Database
             database.run_write(throttle.take, claims, client)
         assert refused.value.reason is Reason.TOO_MANY_ATTEMPTS
     assert {budget.key: budget.drained_at for budget in all_budgets(database)} == before
+
+
+def test_budgets_are_locked_in_the_order_of_their_keys() -> None:
+    """Where they are taken and where they are given back, so that no two wait for each other."""
+    limits, client = Throttle(make_settings("sqlite:///x.db")), Client("192.0.2.1", "")
+    for number in range(10):
+        claims = limits.log_in(f"user{number}@example.com", client)
+        taken = throttle.spending_values(claims, 0)
+        given_back = throttle.putting_back_values(throttle.parts_of(claims, ()))
+        for values in (taken, given_back):
+            assert [values["row0_key"], values["row1_key"]] == sorted(c.key for c in claims)
 
 
 def test_every_purpose_has_a_budget_of_its_own(database: Database) -> None:

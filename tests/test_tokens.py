@@ -1154,6 +1154,14 @@ def test_tokens_outlive_a_rotation_of_the_secret_with_a_fallback(
     assert after.post(TOKEN, data=form).status_code == 200
 
 
+def test_an_upgrade_makes_the_same_keys_of_the_same_secret(sqlite_url: str) -> None:
+    """Or it would log everybody out, and processes of two versions could not serve side by side."""
+    secret = "f1c618f27efebf63adef1f08cf0b30e423d5e2c7a7c194073ffe1844a691b94c"
+    key = "14cb9c8a4d51e28fdb190ae466f61229383954011f9b5660323999908dd0d967"
+    ring = derived_keys(make_settings(sqlite_url, secret_key=secret), "access")
+    assert (ring.kid, ring.signing_key) == ("36525187", bytes.fromhex(key))
+
+
 @pytest.mark.proves("CFG-02")
 def test_a_refresh_after_a_rotation_is_signed_with_the_new_secret(
     make_client: ClientFactory,
@@ -1403,15 +1411,16 @@ def test_a_signing_key_file_that_cannot_be_used_stops_the_start(
     assert "put there" in str(refused.value)
 
 
+@pytest.mark.parametrize("algorithm", ASYMMETRIC)
 @pytest.mark.parametrize("kind", [*UNUSABLE, "unknown public kind"])
 def test_a_verification_key_file_that_cannot_be_used_stops_the_start(
-    sqlite_url: str, tmp_path: Path, kind: str
+    sqlite_url: str, tmp_path: Path, kind: str, algorithm: Any
 ) -> None:
-    good = key_file(tmp_path / "good.pem", generate_key("EdDSA"))
+    good = key_file(tmp_path / "good.pem", generate_key(algorithm))
     files = UNUSABLE | {"unknown public kind": unknown_kind("PUBLIC")}
     bad = key_file(tmp_path / "bad.pem", files[kind])
     settings = make_settings(
-        sqlite_url, algorithm="EdDSA", signing_key_file=good, verification_key_files=(good, bad)
+        sqlite_url, algorithm=algorithm, signing_key_file=good, verification_key_files=(good, bad)
     )
     with pytest.raises(SettingsError) as refused:
         create_app(settings)
@@ -1419,13 +1428,16 @@ def test_a_verification_key_file_that_cannot_be_used_stops_the_start(
 
 
 @pytest.mark.proves("11.6.1")
-@pytest.mark.parametrize(("algorithm", "other"), [ASYMMETRIC, ASYMMETRIC[::-1]])
+@pytest.mark.parametrize(
+    ("algorithm", "other", "kind"),
+    [("EdDSA", "ES256", "an Ed25519 key"), ("ES256", "EdDSA", "a key on the curve P-256")],
+)
 def test_a_key_of_the_other_algorithm_stops_the_start(
-    sqlite_url: str, tmp_path: Path, algorithm: str, other: str
+    sqlite_url: str, tmp_path: Path, algorithm: str, other: str, kind: str
 ) -> None:
     path = key_file(tmp_path / "key.pem", generate_key(other))
     settings = make_settings(sqlite_url, algorithm=algorithm, signing_key_file=path)
-    with pytest.raises(SettingsError, match=r"^SIGNING_KEY_FILE is wrong"):
+    with pytest.raises(SettingsError, match=f"^SIGNING_KEY_FILE .* of {kind}, .* writes.$"):
         create_app(settings)
 
 
@@ -1437,12 +1449,17 @@ def test_a_public_key_cannot_sign(sqlite_url: str, tmp_path: Path) -> None:
         create_app(settings)
 
 
+@pytest.mark.parametrize("setting", ["SIGNING_KEY_FILE", "VERIFICATION_KEY_FILES"])
 @pytest.mark.parametrize("name", ["missing.pem", "."])
 def test_a_key_file_that_cannot_be_read_stops_the_start(
-    sqlite_url: str, tmp_path: Path, name: str
+    sqlite_url: str, tmp_path: Path, name: str, setting: str
 ) -> None:
-    settings = make_settings(sqlite_url, algorithm="EdDSA", signing_key_file=tmp_path / name)
-    with pytest.raises(SettingsError, match=r"^SIGNING_KEY_FILE is wrong"):
+    good, bad = key_file(tmp_path / "good.pem", generate_key("EdDSA")), tmp_path / name
+    files: dict[str, Any] = {"signing_key_file": good, "verification_key_files": (bad,)}
+    if setting == "SIGNING_KEY_FILE":
+        files = {"signing_key_file": bad}
+    settings = make_settings(sqlite_url, algorithm="EdDSA", **files)
+    with pytest.raises(SettingsError, match=f"^{setting} is wrong .* this process may read.$"):
         create_app(settings)
 
 
