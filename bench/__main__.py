@@ -28,27 +28,50 @@ from bench.subjects import Served
 
 HERE = Path(__file__).resolve().parent
 LATEST = HERE / "results" / "latest.json"
+PUBLISHABLE = 3  # rounds
 PUBLISHED = HERE / "results" / "published.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
     given = made.parse_args(argv)
-    if given.publish and (given.only or given.works):
-        made.error("--publish takes a whole run")
+    if given.publish and (given.only or given.works or given.show or given.rounds < PUBLISHABLE):
+        made.error(f"--publish takes a whole run of {PUBLISHABLE} rounds or more")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     progress = Progress()
     try:
         if given.check:
             return check(progress, PUBLISHED)
-        results = json.loads(given.show.read_text()) if given.show else measure(given, progress)
+        results = read(given.show) if given.show else measure(given, progress)
     except BenchmarkError as error:
         progress.say(str(error))
         return 1
     except KeyboardInterrupt:
         progress.say("Interrupted: nothing was kept.")
         return 130
+    sys.stdout.write(as_text(results))
+    sys.stdout.flush()
+    try:
+        keep(results, given)
+    except OSError as error:
+        progress.say(f"That could not be kept: {error}")
+        return 1
+    return 0
+
+
+def read(file: Path) -> Any:
+    """Raises BenchmarkError."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        as_text(results)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchmarkError(f"{file} holds no results of this benchmark: {error!r}") from error
+    return results
+
+
+def keep(results: dict[str, Any], given: argparse.Namespace) -> None:
+    """Raises OSError."""
     if not given.show:
         store(results, LATEST)
     if given.publish:
@@ -56,8 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw(results, PLOTS)
     if given.markdown:
         given.markdown.write_text(as_markdown(results), encoding="utf-8")
-    sys.stdout.write(as_text(results))
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,7 +128,7 @@ def measure(given: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         memory = {
             name: subject.memory()
             for name, subject in stage.subjects.items()
-            if isinstance(subject, Served) and subject.server.root.is_running()
+            if isinstance(subject, Served) and subject.server.is_alive()
         }
         curves = curve.measure(stage, progress, given.seconds) if everything else {}
         counts = statements.count(stage, progress)

@@ -2,12 +2,19 @@
 
 import argparse
 import json
+import os
 import platform
 import signal
 from pathlib import Path
 from typing import Any
 
 PLOTS = Path(__file__).resolve().parents[1] / "docs" / "plots"
+
+
+def surroundings() -> dict[str, str]:
+    """What a program needs to run here. No setting of the caller's decides what is measured."""
+    names = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def positive(text: str) -> int:
@@ -33,8 +40,11 @@ def processor() -> str:
 
 
 def store(results: dict[str, Any], file: Path) -> None:
+    """Wholly or not at all. Raises OSError."""
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
+    aside = file.with_suffix(".new")
+    aside.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
+    aside.replace(file)
 
 
 def rounded(value: Any) -> Any:

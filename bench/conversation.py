@@ -4,7 +4,6 @@ Both ends of it: `conversation()` is ours, `answer()` is the other's.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.command import surroundings
 from bench.load import BenchmarkError
 
 
@@ -44,7 +44,7 @@ def conversation(
         process = subprocess.Popen(
             [python, "-m", module],
             cwd=folder,
-            env=os.environ | environment,
+            env=surroundings() | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -31,7 +31,7 @@ from bench.sizes.works import ASKED, LOG_IN, SPREAD, Place
 from bench.subjects import Figures
 from tests.postgres import PostgresError, postgres_server
 
-RESULTS = Path(__file__).resolve().parent / "results" / "growth.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (1_000, 100_000, 10_000_000)  # logins
 STORED = 100_000  # logins whose storage is looked at
 LARGE = 100_000  # logins: to read all of a smaller table may be the fastest
@@ -50,7 +50,10 @@ COMPARED: dict[str, storage.Variant] = {
 
 def run(arguments: Sequence[str]) -> int:
     """1 where there are no figures, or a plan reads all of a large table."""
-    given = parser().parse_args(arguments)
+    made = parser()
+    given = made.parse_args(arguments)
+    if given.publish and given.most < SIZES[-1]:
+        made.error(f"--publish takes a run up to {SIZES[-1]:,} logins")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     progress = Progress()
@@ -63,9 +66,11 @@ def run(arguments: Sequence[str]) -> int:
         progress.say("Interrupted: nothing was kept.")
         return 130
     progress.end()
-    store(results, RESULTS)
-    draw(results, PLOTS / "growth.svg")
     sys.stdout.write(tables.as_markdown(results))
+    store(results, RESULTS / "latest-growth.json")
+    if given.publish:
+        store(results, RESULTS / "growth.json")
+        draw(results, PLOTS / "growth.svg")
     bad = [plan for plan in results["plans"] if plan["scans"] and given.most >= LARGE]
     for plan in bad:
         sentence = f"{plan['database']} reads {', '.join(plan['scans'])}: {plan['statement']}"
@@ -88,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--compare", action="store_true", help="other storage parameters too: 15 minutes more"
+    )
+    made.add_argument(
+        "--publish", action="store_true", help="keep the figures, and draw them into docs/plots"
     )
     return made
 

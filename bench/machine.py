@@ -1,6 +1,5 @@
 """Servers under test: started, waited for, and what they cost in processor time and memory."""
 
-import os
 import socket
 import subprocess
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.command import surroundings
 from bench.conversation import end_of
 from bench.load import BenchmarkError
 
@@ -24,6 +24,9 @@ class Processes:
 
     def __init__(self, pid: int) -> None:
         self.root = psutil.Process(pid)
+
+    def is_alive(self) -> bool:
+        return self.root.is_running() and self.root.status() != psutil.STATUS_ZOMBIE
 
     def all(self) -> list[psutil.Process]:
         return [self.root, *self.root.children(recursive=True)]
@@ -77,7 +80,7 @@ def running(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | environment,
+            env=surroundings() | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

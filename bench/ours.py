@@ -3,7 +3,6 @@
 Both run in the service's own environment, from a folder without .env.
 """
 
-import os
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.command import surroundings
 from bench.contender import PASSWORD, Contender, Request
 from bench.conversation import Conversation, conversation
 from bench.load import BenchmarkError
@@ -173,7 +173,7 @@ def run_once(command: Sequence[str], folder: Path, settings: dict[str, str]) -> 
     done = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | settings,
+        env=surroundings() | settings,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

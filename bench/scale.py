@@ -30,7 +30,7 @@ from bench.progress import Progress
 from bench.subjects import Served
 from tests.postgres import PostgresError, postgres_server
 
-RESULTS = Path(__file__).resolve().parent / "results" / "scale.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 WORKERS = (1, 2, 3, 4, 7)
 WORKS = {"refresh": "refresh", "me": "who am I", "login": "log in"}
 USERS, LOGINS = 1_000, 100_000
@@ -51,10 +51,12 @@ def run(arguments: Sequence[str]) -> int:
         progress.say("Interrupted: nothing was kept.")
         return 130
     progress.end()
-    store(results, RESULTS)
-    with mpl.rc_context(STYLE):
-        keep(drawn(results), PLOTS / "scaling.svg")
     sys.stdout.write(table(results))
+    store(results, RESULTS / "latest-scale.json")
+    if given.publish:
+        store(results, RESULTS / "scale.json")
+        with mpl.rc_context(STYLE):
+            keep(drawn(results), PLOTS / "scaling.svg")
     return 0
 
 
@@ -62,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     made.add_argument("--rounds", type=positive, default=5, help="(%(default)s)")
     made.add_argument("--seconds", type=positive, default=3, help="of a measurement (%(default)s)")
+    made.add_argument(
+        "--publish", action="store_true", help="keep the figures, and draw them into docs/plots"
+    )
     return made
 
 

@@ -123,7 +123,7 @@ class Stage:
 
     def _set_up_peer(self, peer: Contender, folder: Path) -> None:
         if missing := lacks(peer):
-            self._skip(peer, f"{missing} is missing: make bench installs it where it can")
+            self._skip(peer, f"{missing} is missing")
             return
         self._progress.doing(f"Filling the database of {peer.title} ...")
         values = {

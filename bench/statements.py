@@ -18,6 +18,7 @@ LINE = re.compile(r"^bench\|(?P<database>[^|]*)\|LOG:  (?:statement|execute [^:]
 TRANSACTION = re.compile(r"\W*(BEGIN|START|COMMIT|ROLLBACK|END|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 LOGGED = {"log_statement": "all", "log_line_prefix": "bench|%d|"}
 PATIENCE = 5  # seconds
+SETTLED = 0.05  # seconds: some end their transaction after the answer
 
 
 class Asked(NamedTuple):
@@ -93,6 +94,7 @@ def asked(subject: Served, work: str, log: Log) -> Asked:
         state = subject.prepared(work)
         log.until_now()
         subject.once(work, state)
+        time.sleep(SETTLED)
         found.append(read(log.until_now(), subject.database))
     return min(found)
 

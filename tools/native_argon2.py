@@ -68,7 +68,7 @@ def replace_by_a_faster_one() -> None:
 
 
 def refuse_where_nothing_can_be_built() -> None:
-    compilers = [os.environ["CC"].split()[0]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    compilers = os.environ.get("CC", "").split()[:1] or ["cc", "gcc", "clang"]
     if not any(map(shutil.which, compilers)):
         sys.exit(
             "A C compiler is missing (Debian, Ubuntu: apt install gcc libc6-dev; macOS: "

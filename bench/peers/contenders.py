@@ -29,6 +29,9 @@ def uvicorn(app: str) -> tuple[str, ...]:
     return ("{python}", "-m", "uvicorn", app, *address, "--no-access-log")
 
 
+DJANGO = ("python:django", "python:gunicorn", "python:psycopg")
+
+
 def seed(module: str) -> tuple[str, ...]:
     return ("{python}", "-m", module, "{users}", "{password}")
 
@@ -111,7 +114,7 @@ SIMPLEJWT = Contender(
     prepare=(MIGRATE, seed("bench.peers.simplejwt.seed")),
     environment=DATABASE | {"DJANGO_SETTINGS_MODULE": "bench.peers.simplejwt.settings"},
     folder=ROOT,
-    needs=("python:rest_framework_simplejwt", "python:gunicorn", "python:psycopg"),
+    needs=("python:rest_framework", "python:rest_framework_simplejwt", *DJANGO),
     log_in=SIMPLEJWT_LOG_IN,
     works={
         "login": SIMPLEJWT_LOG_IN,
@@ -147,7 +150,7 @@ DJANGO_ALLAUTH = Contender(
     prepare=(MIGRATE, seed("bench.peers.allauth.seed")),
     environment=DATABASE | {"DJANGO_SETTINGS_MODULE": "bench.peers.allauth.settings"},
     folder=ROOT,
-    needs=("python:allauth", "python:gunicorn", "python:psycopg"),
+    needs=("python:rest_framework", "python:allauth", *DJANGO),
     log_in=ALLAUTH_LOG_IN,
     works={
         "login": ALLAUTH_LOG_IN,
