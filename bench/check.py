@@ -66,8 +66,8 @@ def has_fallen(work: str, before: Results, now: Results, progress: Progress) -> 
     name = f"{WORK_TITLES[work]} / {title}, {WORK_TITLES[limit[1]]}"
     if old is None or new is None:
         raise BenchmarkError(f"{name}: {'not measured' if old else 'not published'}.")
-    # Where even the best round of now is below the worst one of then: less is noise.
-    falls = new.median < old.median * (1 - FALL) and new.high < old.low
+    # And not in a single round as high as then: less is noise.
+    falls = new.median < old.median * (1 - FALL) and new.high < old.median
     verdict = f", which is a fall of more than {FALL:.0%}" if falls else ""
     progress.say(f"{name}: {old.median:.2f} published, {new.median:.2f} now{verdict}")
     return falls

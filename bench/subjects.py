@@ -96,19 +96,21 @@ class Served:
         connections = connections or (LOGGING_IN if work == "login" else CONNECTIONS)
         states = self.states(work, seconds, connections) if states is None else states
         before = self._busy()
-        ran = load.run(
-            self.server.port,
-            self.contender.works[work],
-            states,
-            seconds=seconds,
-            users=self.users,
-            connections=connections,
-        )
-        after = self._busy()
+        try:
+            ran = load.run(
+                self.server.port,
+                self.contender.works[work],
+                states,
+                seconds=seconds,
+                users=self.users,
+                connections=connections,
+            )
+            after = self._busy()
+        finally:
+            if work == "login":
+                self._finish()
         if work == "refresh" and self._inside:
             self._note_refreshes(ran)
-        if work == "login":
-            self._finish()
         server, database = (
             (late - early) * 1000 / ran.requests for early, late in zip(before, after, strict=True)
         )
@@ -136,8 +138,8 @@ class Served:
     def _finish(self) -> None:
         """wrk hangs up, and the server goes on hashing for it: not while others are measured."""
         end, before = time.monotonic() + LONGEST_REST, -1.0
-        while time.monotonic() < end and self.server.cpu() - before > IDLE:
-            before = self.server.cpu()
+        while time.monotonic() < end and self._busy()[0] - before > IDLE:
+            before = self._busy()[0]
             time.sleep(REST)
 
     def _note_refreshes(self, ran: load.Load) -> None:

@@ -203,8 +203,47 @@ def test_where_all_are_former_primaries_there_is_none(
 ) -> None:
     several = two_hosts(postgresql_url, monkeypatch, 3, 2, 1)
     several.connect().close()
-    with pytest.raises(hosts.FormerPrimary, match="on timeline 1; there is one on 3"):
+    with pytest.raises(
+        hosts.FormerPrimary, match=r"127\.0\.0\.1 was the primary on timeline 2, .* 3"
+    ):
         several.connect()
+
+
+def test_a_former_primary_is_told_of_although_another_host_is_down(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has restored a backup learns what to do."""
+    told = iter([2, 1])
+    monkeypatch.setattr(hosts, "timeline_of", lambda _: next(told))
+    several = Hosts(make_url(hosts_of(postgresql_url, "127.0.0.1:1")))
+    several.connect().close()
+    with pytest.raises(hosts.FormerPrimary, match="restart this process"):
+        several.connect()
+
+
+def test_a_connection_is_as_old_as_before_it_was_opened(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that others lose meanwhile may be its own."""
+    several = two_hosts(postgresql_url, monkeypatch, 1, 1)
+    before = several.connect()
+
+    def lose_others(_: object) -> int:
+        several.leave(before)
+        return 1
+
+    monkeypatch.setattr(hosts, "timeline_of", lose_others)
+    meanwhile = several.connect()
+    assert not several.keeps(meanwhile)
+    before.close()
+    meanwhile.close()
+
+
+def test_where_a_standby_will_do_timelines_are_not_compared(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = two_hosts(postgresql_url + "?target_session_attrs=any", monkeypatch)
+    several.connect().close()
 
 
 def test_a_connection_to_a_former_primary_is_closed(

@@ -175,7 +175,8 @@ PROBLEMS = {
     Reason.SHUTTING_DOWN: Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Shutting down",
-        "The process that was asked has to end before this is done. Try again shortly.",
+        "The process that was asked has to end. What was asked for may have happened or not: try "
+        "again shortly.",
         retry_after=2,
     ),
     Reason.INTERNAL_ERROR: Problem(

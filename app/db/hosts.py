@@ -7,6 +7,7 @@ that keeps silent.
 import selectors
 import time
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import psycopg2
@@ -56,6 +57,9 @@ class Hosts:
             {**arguments, "host": host or None, "port": port or None}
             for host, port in zip(hosts, ports, strict=True)
         ]
+        comparable = arguments["target_session_attrs"] in ("primary", "read-write")
+        self._compares = comparable and len(self._hosts) > 1
+        self._lock = Lock()  # of what follows
         self._generation = 0
         self._timeline = 0
 
@@ -64,40 +68,48 @@ class Hosts:
 
     def leave(self, connection: "Connection") -> None:
         """It is lost, and so are all that are as old. Another host is asked first."""
-        if self.keeps(connection):
-            self._generation += 1
-            self._hosts = [*self._hosts[1:], self._hosts[0]]
+        with self._lock:
+            if self.keeps(connection):
+                self._generation += 1
+                self._hosts = [*self._hosts[1:], self._hosts[0]]
 
     def connect(self, **more: Any) -> "Connection":
-        """Raises psycopg2.OperationalError, that of the last host."""
+        """Raises psycopg2.OperationalError: a FormerPrimary, or that of the last host."""
         generation = self._generation
-        for number, host in enumerate(self._hosts, 1):
+        failures = []
+        for host in self._hosts:
             try:
                 connection = connect(self._patience, **host, **more)
-                if len(self._hosts) > 1:
-                    generation = max(generation, self._compare(connection))
-            except psycopg2.OperationalError:
-                if number == len(self._hosts):
-                    raise
+                if self._compares:
+                    generation = self._compare(connection, generation)
+            except psycopg2.OperationalError as error:
+                failures.append(error)
             else:
                 connection.generation = generation
+                connection.patience = SILENCE
                 self._hosts = [host, *(other for other in self._hosts if other is not host)]
                 return connection
-        raise AssertionError("there is one at least")
+        raise next((one for one in failures if isinstance(one, FormerPrimary)), failures[-1])
 
-    def _compare(self, connection: "Connection") -> int:
-        """Its generation: a new one where there is a new primary. Raises FormerPrimary."""
-        timeline = timeline_of(connection)
-        if timeline < self._timeline:
-            connection.close()
-            raise FormerPrimary(
-                f"{connection.info.host} was the primary on timeline {timeline}; there is one on "
-                f"{self._timeline}. If an older database was restored, restart this process."
-            )
-        if timeline > self._timeline > 0:
-            self._generation += 1
-        self._timeline = timeline
-        return self._generation
+    def _compare(self, connection: "Connection", generation: int) -> int:
+        """The generation that it belongs to: a new one where there is a new primary. Else the one
+        of before it was opened: what was lost meanwhile may have been the same server.
+
+        Raises FormerPrimary.
+        """
+        timeline, host = timeline_of(connection), connection.info.host
+        with self._lock:
+            newest = self._timeline
+            if timeline >= newest:
+                if newest and timeline > newest:
+                    generation = self._generation = self._generation + 1
+                self._timeline = timeline
+                return generation
+        connection.close()
+        raise FormerPrimary(
+            f"{host} was the primary on timeline {timeline}, and there is one on {newest}. If the "
+            "database was replaced by an older one, restart this process."
+        )
 
 
 class Connection(psycopg2.extensions.connection):
@@ -123,7 +135,6 @@ def connect(patience: float, **arguments: Any) -> Connection:
     connection: Connection = psycopg2.connect(**arguments, connection_factory=factory)
     if connection.async_:
         wait_for(connection)
-    connection.patience = SILENCE
     return connection
 
 
@@ -145,7 +156,11 @@ def timeline_of(connection: Connection) -> int:
     except psycopg2.OperationalError:
         connection.close()
         raise
-    except psycopg2.Error:
+    except psycopg2.Error as error:
+        if connection.closed:
+            raise psycopg2.OperationalError(str(error)) from error
+        return 0
+    except (TypeError, ValueError):
         return 0
     finally:
         if not (connection.async_ or connection.closed):
