@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from functools import cache
 from uuid import UUID
 
-from sqlalchemy import CTE, bindparam, func, insert, or_, update
+from sqlalchemy import CTE, bindparam, func, insert, union_all, update
 from sqlmodel import Session, SQLModel, col, select
 from sqlmodel.sql.sqltypes import UTCDateTime
 
@@ -215,6 +215,9 @@ def end_surplus(
         .where(col(Login.user_id) == user.id, col(Login.id).not_in(replacing))
         .order_by(col(Login.last).desc())
         .offset(spared)
+        .subquery()
     )
-    surplus = or_(col(Login.id).in_(replacing), col(Login.id).in_(by_use))
-    logins.end_and_note(session, surplus, client)
+    brought = select(Login.id).where(col(Login.id).in_(replacing))
+    # One list of ids: with `or`, PostgreSQL would read the whole table.
+    surplus = union_all(brought, select(by_use.c.id))
+    logins.end_and_note(session, col(Login.id).in_(surplus), client)
