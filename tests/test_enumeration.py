@@ -25,7 +25,7 @@ from tests.rows import change_user, statements, the_user
 
 pytestmark = pytest.mark.real_hashes
 
-SAMPLES = 12
+SAMPLES = 4  # where nobody reads them; 40 for figures to be published
 NOBODY = {"email": "nobody@example.com", "password": "a teapot full of gravel"}
 WITH_ROOM = {  # so that no limit ends the measuring
     "login_attempts_per_account": 1000,
