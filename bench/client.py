@@ -36,7 +36,8 @@ def ask(
     taken = {name: find(place, cookies, body) for name, place in request.take.items()}
     kept = {**state, **{name: value for name, value in taken.items() if value is not None}}
     renewed = not request.renews or kept[request.renews] != state.get(request.renews)
-    right = answer.status == request.status and request.contains in body and renewed
+    sets = not request.sets or find(f"cookie:{request.sets}", cookies, body)
+    right = answer.status == request.status and request.contains in body and renewed and sets
     if not right or None in taken.values():
         raise BenchmarkError(
             f"{request.method} {request.path} was answered {answer.status}: {body[:300]}"

@@ -14,8 +14,9 @@ class Request:
     """One kind of request. `{name}` is filled in from what the connection has kept.
 
     contains: a part of the body of every right answer.
-    take: what the connection keeps from an answer, by name: `json:field`, or `cookie:name`. wrk
-        sees the last Set-Cookie of an answer only.
+    sets: the cookie that every right answer sets last, for wrk sees no other Set-Cookie.
+    take: what the connection keeps from an answer, by name: `json:field`, or `cookie:name`, which
+        has to be the last one.
     renews: the name of what must differ from one answer to the next, such as a rotated token.
     """
 
@@ -25,6 +26,7 @@ class Request:
     body: str = ""
     status: int = 200
     contains: str = ""
+    sets: str = ""
     take: Mapping[str, str] = field(default_factory=dict)
     renews: str = ""
 

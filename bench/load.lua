@@ -61,16 +61,20 @@ function request()
   return ready
 end
 
-local function find(place, headers, body)
-  local kind, name = place:match("(%a+):(.*)")
-  if kind == "json" then
-    return body:match('"' .. name .. '"%s*:%s*"([^"]*)"')
-  end
+local function cookie(name, headers)
   for header, value in pairs(headers) do
     if header:lower() == "set-cookie" and value:sub(1, #name + 1) == name .. "=" then
       return value:match("=([^;]*)")
     end
   end
+end
+
+local function find(place, headers, body)
+  local kind, name = place:match("(%a+):(.*)")
+  if kind == "json" then
+    return body:match('"' .. name .. '"%s*:%s*"([^"]*)"')
+  end
+  return cookie(name, headers)
 end
 
 local function learn(headers, body)
@@ -89,7 +93,9 @@ function response(status, headers, body)
   statuses[status] = (statuses[status] or 0) + 1
   local right = plan.statuses[status]
   if right and status == plan.status then
-    right = body:find(plan.contains, 1, true) and learn(headers, body)
+    right = body:find(plan.contains, 1, true)
+      and (plan.sets == "" or cookie(plan.sets, headers))
+      and learn(headers, body)
   end
   if not right then
     wrong = wrong + 1

@@ -104,6 +104,7 @@ class start:  # noqa: N801 - used like a function
             "status": request.status,
             "statuses": dict.fromkeys((request.status, *also), True),
             "contains": request.contains,
+            "sets": request.sets,
             "take": dict(request.take),
             "renews": request.renews,
             "constant": constant,

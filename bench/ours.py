@@ -28,6 +28,7 @@ LOG_IN = Request(
     JSON,
     f'{{"email":"{{email}}","password":"{PASSWORD}"}}',
     contains="@example.com",
+    sets="__Host-device",
 )
 REFRESH = Request(
     "POST",
@@ -138,7 +139,7 @@ def limits(folder: Path) -> tuple[Contender, ...]:
     trivial = {
         "async": nothing,
         "def": Request("GET", "/def", contains=HELLO),
-        "cookies": Request("POST", "/cookies", contains=HELLO),
+        "cookies": Request("POST", "/cookies", contains=HELLO, sets="__Host-refresh"),
     }
     return (
         limit("asgi", "bare ASGI on uvicorn", "bare", {"async": nothing}, nothing),

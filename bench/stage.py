@@ -3,6 +3,7 @@
 Idle servers cost nothing but memory, and side by side they can be measured in turn.
 """
 
+import fnmatch
 import importlib.util
 import os
 import shutil
@@ -10,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -67,6 +67,7 @@ class Stage:
 
     def _set_up(self) -> None:
         find_wrk()
+        self._look_for_names()
         folder = Path(
             self._stack.enter_context(
                 tempfile.TemporaryDirectory(
@@ -89,8 +90,16 @@ class Stage:
                 self._set_up_peer(peer, folder)
         self._set_up_limits(scratch)
 
+    def _look_for_names(self) -> None:
+        nowhere = Path()
+        contenders = (*ours.contenders("", "", nowhere), *PEERS, *ours.limits(nowhere))
+        names = [contender.name for contender in contenders] + ["argon2", "pgbench"]
+        unknown = [pattern for pattern in self._only if not fnmatch.filter(names, pattern)]
+        if unknown:
+            raise BenchmarkError(f"{', '.join(unknown)}: the names are {', '.join(names)}.")
+
     def _wanted(self, name: str) -> bool:
-        return not self._only or any(fnmatchcase(name, pattern) for pattern in self._only)
+        return not self._only or any(fnmatch.fnmatchcase(name, pattern) for pattern in self._only)
 
     def _set_up_ours(self, folder: Path) -> None:
         self._progress.doing(
