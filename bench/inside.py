@@ -76,7 +76,7 @@ def hashes(threads: int, seconds: float) -> float:
 def statements() -> Mapping[str, str]:
     """The two of nearly every request, with `:name` for their values."""
     found = {}
-    for statement in (logins.CURRENT, logins.ROTATE_NEWEST):
+    for statement in (logins.CURRENT, logins.ROTATE):
         compiled: Any = statement.clause.compile(dialect=ENGINE.dialect)
         found[statement.name] = compiled.string % {name: f":{name}" for name in compiled.params}
     return found

@@ -34,7 +34,7 @@ SELECT id AS user_agent, user_id AS ip_address FROM numbered WHERE n = :client_i
 VALUES = {
     "login_id": ":user_agent",
     "user_id": ":ip_address",
-    "presented": ":newest",
+    "last_then": ":newest",
     "new_last": ":newest",
     "new_witness_n": ":newest",
     "new_witness_at": ":newest",
@@ -43,7 +43,7 @@ VALUES = {
     "idle_since": "0",
     "now": "now()",
 }
-STATEMENTS = {"refresh": "rotate_newest", "me": "current"}
+STATEMENTS = {"refresh": "rotate", "me": "current"}
 
 
 class Pgbench:

@@ -5,7 +5,7 @@ clock stands still unless a test moves it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
 from datetime import UTC, datetime, timedelta
@@ -25,8 +25,10 @@ from app.core.moments import to_microseconds
 from app.core.tokens import ClientId
 from app.db.engine import create_database_engine
 from app.db.session import Database
+from app.db.statement import Statement
 from app.main import create_app
-from app.models import User
+from app.models import Login, User
+from app.services import logins
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import (
     ACCESS_COOKIE,
@@ -746,6 +748,94 @@ def test_a_thief_is_found_once_a_clock_that_stepped_back_has_caught_up(
     assert code(refresh(thief)) == "token_reused"
 
 
+# What happens between the look at a login and its rotation
+
+
+@pytest.fixture
+def meanwhile(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What is put in here happens once a young token has been judged, before that is written."""
+    happening: list[Callable[[], object]] = []
+    rows = database.rows
+
+    async def with_events(statement: Statement, values: dict[str, Any]) -> Any:
+        while statement is logins.ROTATE and happening:
+            happening.pop()()
+        return await rows(statement, values)
+
+    monkeypatch.setattr(database, "rows", with_events)
+    return happening
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody else is always quicker: everything is judged with the lock."""
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(logins, "rotate_alone", nothing)
+
+
+def test_a_young_token_is_rotated_without_a_transaction(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_up_and_in(client)
+    shared = refresh_token(client)
+    monkeypatch.setattr(database, "write", None)
+    answers = [present(client, token) for token in (shared, shared, refresh_token(client))]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+
+
+def test_a_rotation_in_between_is_not_undone(
+    clock: Clock,
+    client: TestClient,
+    database: Database,
+    meanwhile: list[Callable[[], object]],
+) -> None:
+    sign_up_and_in(client)
+    of_other_tab = to_microseconds(NOON + SECOND)
+    meanwhile.append(lambda: change_login(database, last=of_other_tab))
+    assert refresh(client).status_code == 200
+    assert the_login(database).last == of_other_tab + 1
+
+
+def test_evidence_in_between_is_not_overlooked(
+    clock: Clock,
+    client: TestClient,
+    database: Database,
+    meanwhile: list[Callable[[], object]],
+) -> None:
+    """The token was fine when it was looked at, and is theft once another one has been seen."""
+    sign_up_and_in(client)
+    logged_in = the_login(database).last
+    clock.shift(3 * GRACE)
+    now = to_microseconds(NOON + 3 * GRACE)
+    change_login(database, last=now)
+    meanwhile.append(
+        lambda: change_login(database, last=now + 1, witness_n=logged_in + 1, witness_at=now)
+    )
+    assert code(refresh(client)) == "token_reused"
+    assert all_logins(database) == []
+
+
+@pytest.mark.parametrize("what", ["logged out", "disabled", "deleted"])
+def test_who_may_not_be_logged_in_since_gets_nothing(
+    client: TestClient,
+    database: Database,
+    meanwhile: list[Callable[[], object]],
+    what: str,
+) -> None:
+    sign_up_and_in(client)
+    happens: dict[str, Callable[[], object]] = {
+        "logged out": lambda: database.run_write(execute, delete(Login)),
+        "disabled": lambda: change_user(database, ADA["email"], is_active=False),
+        "deleted": lambda: database.run_write(execute, delete(User)),
+    }
+    meanwhile.append(happens[what])
+    answer = refresh(client)
+    assert (answer.status_code, code(answer)) == (401, "session_revoked")
+
+
 # Trouble is a reason to come back, never to log in again
 
 
@@ -818,7 +908,7 @@ def test_strict_mode_has_no_grace_period_that_a_request_could_outlive(
 
 
 def lock_logins(engine: Engine) -> Any:
-    """Somebody else's transaction, which ends when its connection is closed."""
+    """Somebody else's transaction, which ends at the latest when its connection is closed."""
     connection = engine.connect()
     if engine.dialect.name == "postgresql":
         connection.execute(text("SELECT id FROM logins FOR UPDATE"))
@@ -843,12 +933,14 @@ def test_a_refresh_that_stood_in_line_for_the_row_too_long_is_busy(
     database = client.app.state.backend.database  # type: ignore[attr-defined]
     before = the_login(database).model_dump()
     with ThreadPoolExecutor() as pool:
-        with lock_logins(elsewhere):
+        with lock_logins(elsewhere) as others:
+            others.execute(text("UPDATE logins SET last = last + 1"))  # another tab's refresh
             waiting = pool.submit(refresh, client)
             with pytest.raises(StillWaiting):
                 waiting.result(timeout=0.6)
+            others.commit()
         assert come_back(waiting.result()) == "busy"
-    assert the_login(database).model_dump() == before
+    assert the_login(database).model_dump() == before | {"last": before["last"] + 1}
     assert refresh(client).status_code == 200
 
 
@@ -900,6 +992,7 @@ def test_a_database_that_is_down_is_answered_503(
 
 
 @pytest.mark.proves("2.3.3", "16.5.3", "RT-15")
+@pytest.mark.usefixtures("crowded")
 def test_a_database_that_fails_in_the_middle_leaves_the_token_good(
     client: TestClient, database: Database
 ) -> None:

@@ -36,12 +36,15 @@ CURRENT = Statement(
     .join_from(User, Login)
     .where(col(Login.id) == bindparam("login_id"), col(User.id) == bindparam("user_id")),
 )
-ROTATE_NEWEST = Statement(
-    "rotate_newest",
+AS_IT_IS = Statement(
+    "as_it_is", select(*columns_of(Login)).where(col(Login.id) == bindparam("login_id"))
+)
+ROTATE = Statement(
+    "rotate",
     update(Login)
     .where(
         col(Login.id) == bindparam("login_id"),
-        col(Login.last) == bindparam("presented"),
+        col(Login.last) == bindparam("last_then"),
         col(Login.last) > bindparam("idle_since"),
         col(Login.expires_at) > bindparam("now"),
         exists().where(col(User.id) == col(Login.user_id), col(User.is_active)),
@@ -71,7 +74,7 @@ async def refresh(
     """
     if token.client_id != client_id:
         raise Refusal(Reason.NOT_AUTHENTICATED)
-    if refreshed := await rotate_newest(backend, token, received_at):
+    if refreshed := await rotate_alone(backend, token, received_at):
         return refreshed
     outcome = await backend.database.write(rotate, token, backend, client, received_at)
     if isinstance(outcome, Login):
@@ -81,18 +84,31 @@ async def refresh(
     raise Refusal(outcome.reason)
 
 
-async def rotate_newest(backend: Backend, token: RefreshToken, received_at: float) -> Login | None:
-    """As nearly always: the newest token, and its grace is over. One statement, which holds if the
-    token is still the newest when it is carried out. None: nothing has been done.
+async def rotate_alone(backend: Backend, token: RefreshToken, received_at: float) -> Login | None:
+    """Without a transaction: one statement, which holds if the login's newest token is still the
+    one that was judged by. None: nothing has been done, and rotate() finds out why.
     """
     settings, now = backend.settings, datetime.now(UTC)
-    lineage = judge_newest(token.n, clock=to_microseconds(now), grace=grace_of(settings))
-    if lineage is None or waited_too_long(received_at, settings):
+    if waited_too_long(received_at, settings):
         return None
+    # As nearly always: the newest token, and its grace is over. Nothing has to be read for it.
+    last = token.n
+    lineage = judge_newest(last, clock=to_microseconds(now), grace=grace_of(settings))
+    if lineage is None:
+        row = await backend.database.first(AS_IT_IS, login_id=token.login_id)
+        if row is None or waited_too_long(received_at, settings):
+            return None
+        known, now = load(Login, row).lineage, datetime.now(UTC)
+        verdict, lineage = judge(
+            known, token.n, clock=to_microseconds(now), grace=grace_of(settings)
+        )
+        if verdict is Verdict.THEFT:
+            return None
+        last = known.last
     row = await backend.database.first(
-        ROTATE_NEWEST,
+        ROTATE,
         login_id=token.login_id,
-        presented=token.n,
+        last_then=last,
         idle_since=to_microseconds(now - settings.idle_lifetime),
         now=now,
         **{f"new_{name}": value for name, value in lineage_columns(lineage).items()},

@@ -35,7 +35,7 @@ BEGIN
 END $$"""
 NAMES = {  # of the statement's values
     "login_id": "chosen",
-    "presented": "newest",
+    "last_then": "newest",
     "idle_since": "0",
     "now": "moment",
     "new_last": "clock",
