@@ -17,7 +17,7 @@ import psutil
 
 from bench import curve, flood, rounds, statements
 from bench.check import check
-from bench.command import PLOTS, interrupt, positive, processor, store
+from bench.command import PLOTS, interrupt, positive, processor, revision, store
 from bench.load import BenchmarkError
 from bench.peers.contenders import PEERS
 from bench.plots import draw
@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 LATEST = HERE / "results" / "latest.json"
 PUBLISHABLE = 3  # rounds
 PUBLISHED = HERE / "results" / "published.json"
+PAGE = HERE.parent / "docs" / "benchmark.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +78,7 @@ def keep(results: dict[str, Any], given: argparse.Namespace) -> None:
     if given.publish:
         store(results, PUBLISHED)
         draw(results, PLOTS)
+        PAGE.write_text(as_markdown(read(PUBLISHED)), encoding="utf-8")
     if given.markdown:
         given.markdown.write_text(as_markdown(results), encoding="utf-8")
 
@@ -96,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--works", type=names, default=(), help=f"of {', '.join(rounds.CHOSEN)}")
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
     made.add_argument(
-        "--publish", action="store_true", help="keep the figures, and draw them into docs/plots"
+        "--publish", action="store_true", help="keep the figures, and put them into docs"
     )
     made.add_argument("--show", type=Path, metavar="FILE", help="what was measured, once more")
     made.add_argument(
@@ -171,13 +173,14 @@ def kind_of(name: str) -> str:
 def of_server(subject: object) -> dict[str, Any]:
     if not isinstance(subject, Served):
         return {}
-    return {"note": subject.contender.note, "start": subject.server.start_seconds}
+    return {"note": subject.contender.note, "start": subject.starts}
 
 
 def described(given: argparse.Namespace) -> dict[str, Any]:
     """What a reader has to know of the machine, and of the run."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "code": revision(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

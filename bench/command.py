@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ def interrupt(number: int, _: object) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def revision() -> str:
+    """Of the code that was measured."""
+    git = ["git", "-C", str(PLOTS), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git
+        return ""
 
 
 def processor() -> str:

@@ -83,8 +83,8 @@ def targets(results: Results) -> list[Target]:
         asked("statements of a refresh", "refresh", 2, 1),
         asked("statements of who am I", "me", 1, None),
         *flood_targets(results),
-        server_target(results, "memory of a worker after load", "memory", 130, 100, "MB"),
-        server_target(results, "start to first answer", "start", 1.5, 0.8, "s"),
+        of_server(results, "memory of a worker after load", "memory", 130, 100, "MB"),
+        of_server(results, "start to first answer", "start", 1.5, 0.8, "s"),
     ]
 
 
@@ -106,12 +106,12 @@ def flood_targets(results: Results) -> list[Target]:
     return made
 
 
-def server_target(
+def of_server(
     results: Results, what: str, name: str, wanted: float, moonshot: float, unit: str
 ) -> Target:
-    value = results["contenders"].get("ours", {}).get(name)
-    measured = None if value is None else constant(value)
-    return Target(what, wanted, moonshot, measured, at_least=False, unit=unit)
+    found = results["contenders"].get("ours", {}).get(name)
+    values = found if isinstance(found, list) else [found] if found else []
+    return Target(what, wanted, moonshot, spread(values), at_least=False, unit=unit)
 
 
 def ratio(results: Results, above: Place, below: Place) -> Spread | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 PASSWORD = "nine tall herons at dawn"
-LONGEST_STATE = 8  # values that a connection keeps
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Contender:
     needs: modules (`python:name`) or packages of Node (`node:name`) without which it is skipped.
     log_in: the request that begins; it runs once per connection, with {email} and {password},
         and what it takes is what the other requests have.
-    works: by the names in WORKS.
+    works: by name: `login`, `refresh`, `me` (who am I, from the database), `check` (a valid token,
+        no database).
     """
 
     name: str
@@ -61,7 +61,3 @@ class Contender:
         for name, value in values.items():
             text = text.replace(f"{{{name}}}", str(value))
         return text
-
-
-# Log in, renew, who am I (from the database), and access check (a valid token, no database).
-WORKS = ("login", "refresh", "me", "check")

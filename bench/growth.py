@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from bench.command import PLOTS, interrupt, positive, processor, store
+from bench.command import PLOTS, interrupt, positive, processor, revision, store
 from bench.load import BenchmarkError, find_wrk
 from bench.postgres import processes
 from bench.progress import Progress
@@ -219,6 +219,7 @@ def plan_rounds(works: Sequence[str], places: int, rounds: int) -> Iterator[tupl
 def described(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "code": revision(),
         "processor": processor(),
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),

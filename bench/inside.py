@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
 from app.core.config import load_settings
 from app.core.hashing import context
@@ -26,20 +26,21 @@ ENGINE = create_database_engine(SETTINGS, isolation_level="AUTOCOMMIT")
 
 
 def sessions(count: int, unused: float, access: bool) -> list[dict[str, str]]:
-    """What browsers have of the logins that have not been used for longest.
+    """What browsers have of logins drawn by lot.
 
-    unused: for how many seconds, at least. access: all cookies. Else the refresh token alone.
+    unused: for how many seconds, at least, these have not been used. access: all cookies. Else the
+    refresh token alone.
     """
     before = to_microseconds(datetime.now(UTC) - timedelta(seconds=unused))
     columns = (Login.id, Login.user_id, Login.last, Login.expires_at)
-    longest_unused = (
+    drawn = (
         select(*map(col, columns))
         .where(col(Login.last) < before)
-        .order_by(col(Login.last))
+        .order_by(func.random())
         .limit(count)
     )
     with ENGINE.connect() as connection:
-        rows = connection.execute(longest_unused).all()
+        rows = connection.execute(drawn).all()
     return [cookies(login, access) for login in rows]
 
 

@@ -122,7 +122,7 @@ function done(summary, latency, _)
   for _, part in ipairs({ 50, 95, 99 }) do
     io.write((" p%d=%.3f"):format(part, latency:percentile(part) / 1000))
   end
-  io.write((" most=%.3f laps=%d"):format(latency.max / 1000, most_laps))
+  io.write((" laps=%d"):format(most_laps))
   for status, count in pairs(sums) do
     io.write((" status%d=%d"):format(status, count))
   end

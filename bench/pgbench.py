@@ -19,7 +19,7 @@ from bench.subjects import CONNECTIONS, Figures
 # A login's user agent and address become id and user of the next one, and all have the same token.
 RING = """
     CREATE TABLE numbered AS
-        SELECT id, user_id, row_number() OVER (ORDER BY id) - 1 AS n FROM logins;
+        SELECT id, user_id, row_number() OVER (ORDER BY random()) - 1 AS n FROM logins;
     UPDATE logins SET user_agent = next.id, ip_address = next.user_id, last = %(newest)s
         FROM numbered JOIN numbered AS next
             ON next.n = (numbered.n + %(clients)s) %% (SELECT count(*) FROM numbered)

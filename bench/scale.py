@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from bench import ours
-from bench.command import PLOTS, interrupt, positive, processor, store
+from bench.command import PLOTS, interrupt, positive, processor, revision, store
 from bench.load import BenchmarkError, find_wrk
 from bench.machine import free_port, running
 from bench.plots import INK, LINES, PALE, STYLE, keep, mpl, pyplot
@@ -94,6 +94,7 @@ def measure(rounds: int, seconds: int, progress: Progress) -> dict[str, Any]:
     return {
         "made": {
             "at": datetime.now(UTC).isoformat(timespec="minutes"),
+            "code": revision(),
             "processor": processor(),
             "cores": psutil.cpu_count(),
             "rounds": rounds,
@@ -129,6 +130,7 @@ def start(stack: ExitStack, folder: Path, progress: Progress) -> dict[int, Serve
         places[workers] = Served(
             contender,
             started,
+            starts=(),
             users=USERS,
             database="scale",
             postgres=processes(server),
