@@ -177,7 +177,7 @@ def layer_of(kind: type[Any]) -> Any:
 
 async def rotate(row: Login) -> None:
     token = RefreshToken(row.id, ClientId.BROWSER, MINUTES_AGO)
-    assert await logins.rotate_alone(BACKEND, token, time.monotonic())
+    assert await logins.rotate_unlocked(BACKEND, token, time.monotonic())
 
 
 def sign(row: Login) -> None:

@@ -83,8 +83,8 @@ def targets(results: Results) -> list[Target]:
         asked("statements of a refresh", "refresh", 2, 1),
         asked("statements of who am I", "me", 1, None),
         *flood_targets(results),
-        of_server(results, "memory of a worker after load", "memory", 130, 100, "MB"),
-        of_server(results, "start to first answer", "start", 1.5, 0.8, "s"),
+        server_target(results, "memory of a worker after load", "memory", 130, 100, "MB"),
+        server_target(results, "start to first answer", "start", 1.5, 0.8, "s"),
     ]
 
 
@@ -106,7 +106,7 @@ def flood_targets(results: Results) -> list[Target]:
     return made
 
 
-def of_server(
+def server_target(
     results: Results, what: str, name: str, wanted: float, moonshot: float, unit: str
 ) -> Target:
     found = results["contenders"].get("ours", {}).get(name)

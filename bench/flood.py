@@ -93,7 +93,11 @@ def flooded(subject: Served, capacity: float, seconds: int) -> Iterator[list[loa
         headers={**subject.contender.log_in.headers, "X-Forwarded-For": "{address}"},
     )
     wrong = replace(
-        right, body=right.body.replace(PASSWORD, "never their password"), status=401, contains=""
+        right,
+        body=right.body.replace(PASSWORD, "never their password"),
+        status=401,
+        contains="",
+        sets="",
     )
     with ExitStack() as stack:
         both = [

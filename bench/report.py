@@ -117,7 +117,7 @@ NOTES = {
         "4 connections; elsewhere 16. Nearly all of it is the hash, and each package has its own: "
         "argon2id with 19 MiB and two passes here, with 64 MiB or more in the other Python "
         "packages, scrypt in better-auth. So compare log-ins with `argon2 alone`, not with each "
-        "other."
+        "other. What is under way at the end does not count: of the slowest a twentieth."
     ],
     "refresh": [
         "As in life, each of our refreshes presents a session's newest token, issued a minute ago "

@@ -117,14 +117,11 @@ class Served:
                 self._finish()
         if work == "refresh" and self._inside:
             self._note_refreshes(ran)
-        # Each connection is in the middle of a request at the end, on average. Of ten log-ins that
-        # is a twentieth.
-        done = ran.requests + connections / 2
         server, database = (
-            (late - early) * 1000 / done for early, late in zip(before, after, strict=True)
+            (late - early) * 1000 / ran.requests for early, late in zip(before, after, strict=True)
         )
-        rate, generator = done / ran.seconds, ran.cpu / ran.seconds
-        return Figures(rate, ran.p50, ran.p95, ran.p99, server, database, generator)
+        generator = ran.cpu / ran.seconds
+        return Figures(ran.rate, ran.p50, ran.p95, ran.p99, server, database, generator)
 
     def states(self, work: str, seconds: int, connections: int = CONNECTIONS) -> Sequence[State]:
         """What the connections need for this work."""

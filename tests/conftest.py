@@ -210,6 +210,16 @@ def database(client: TestClient) -> Database:
 
 
 @pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody else is always faster: each refresh is judged with its row locked."""
+
+    async def too_late(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr("app.services.logins.rotate_unlocked", too_late)
+
+
+@pytest.fixture
 def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
     """Where the application's mails arrive, once the test asks for them (tests/mailbox.py)."""
     monkeypatch.setattr("app.services.courier.Courier.start", lambda _: None)

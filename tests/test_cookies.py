@@ -427,6 +427,7 @@ def test_a_refresh_from_elsewhere_sets_and_clears_nothing(client: TestClient) ->
     assert refresh(client).status_code == 200
 
 
+@pytest.mark.usefixtures("crowded")
 def test_a_refresh_that_fails_by_an_error_sets_and_clears_nothing(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -473,7 +473,7 @@ FAILING = [
     ("app.core.hashing.verify", log_in),  # on a hashing thread
     ("app.services.logins.identify", who_am_i),  # in a dependency
     ("app.core.tokens.read_id", who_am_i),
-    ("app.services.logins.rotate", refresh),  # in a transaction
+    ("app.services.logins.judge", refresh),  # in a transaction
     ("app.api.v1.auth.set_cookies", refresh),  # after it
     ("app.api.csrf.is_cross_origin", refresh),  # in the middleware
     ("app.api.boundary.host_name", who_am_i),
@@ -483,6 +483,7 @@ FAILING = [
 
 
 @pytest.mark.proves("16.5.1", "16.5.4", "ER-01")
+@pytest.mark.usefixtures("crowded")
 @pytest.mark.parametrize(("place", "act"), FAILING, ids=[place for place, _ in FAILING])
 def test_an_unexpected_error_tells_nothing(
     make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, place: str, act: Act
@@ -511,6 +512,7 @@ def test_an_unexpected_error_at_the_token_endpoint_tells_nothing(
 
 
 @pytest.mark.proves("16.5.4", "ER-01")
+@pytest.mark.usefixtures("crowded")
 def test_after_an_unexpected_error_the_service_goes_on(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,8 +36,8 @@ CURRENT = Statement(
     .join_from(User, Login)
     .where(col(Login.id) == bindparam("login_id"), col(User.id) == bindparam("user_id")),
 )
-AS_IT_IS = Statement(
-    "as_it_is", select(*columns_of(Login)).where(col(Login.id) == bindparam("login_id"))
+UNLOCKED = Statement(
+    "unlocked", select(*columns_of(Login)).where(col(Login.id) == bindparam("login_id"))
 )
 ROTATE = Statement(
     "rotate",
@@ -74,42 +74,52 @@ async def refresh(
     """
     if token.client_id != client_id:
         raise Refusal(Reason.NOT_AUTHENTICATED)
-    if refreshed := await rotate_alone(backend, token, received_at):
-        return refreshed
-    outcome = await backend.database.write(rotate, token, backend, client, received_at)
+    outcome: Login | Refused | None = await rotate_unlocked(backend, token, received_at)
+    if outcome is None:
+        outcome = await backend.database.write(rotate, token, backend, client, received_at)
     if isinstance(outcome, Login):
+        refuse_late(received_at, backend.settings)  # it waited to be written: as an answer lost
         return outcome
     if outcome.reason is not Reason.TOKEN_REUSED:  # which has left its trace with the audit
         log_event(outcome.reason, user_id=outcome.user_id, login_id=token.login_id)
     raise Refusal(outcome.reason)
 
 
-async def rotate_alone(backend: Backend, token: RefreshToken, received_at: float) -> Login | None:
-    """Without a transaction: one statement, which holds if the login's newest token is still the
-    one that was judged by. None: nothing has been done, and rotate() finds out why.
+async def rotate_unlocked(
+    backend: Backend, token: RefreshToken, received_at: float
+) -> Login | None:
+    """Compare and swap: what was judged is written if no token has been issued since.
+
+    None: nothing has been done. Why is for rotate() to find out, with the lock.
     """
     settings, now = backend.settings, datetime.now(UTC)
     if waited_too_long(received_at, settings):
         return None
     # As nearly always: the newest token, and its grace is over. Nothing has to be read for it.
-    last = token.n
-    lineage = judge_newest(last, clock=to_microseconds(now), grace=grace_of(settings))
-    if lineage is None:
-        row = await backend.database.first(AS_IT_IS, login_id=token.login_id)
-        if row is None or waited_too_long(received_at, settings):
-            return None
-        known, now = load(Login, row).lineage, datetime.now(UTC)
-        verdict, lineage = judge(
-            known, token.n, clock=to_microseconds(now), grace=grace_of(settings)
-        )
-        if verdict is Verdict.THEFT:
-            return None
-        last = known.last
+    lineage = judge_newest(token.n, clock=to_microseconds(now), grace=grace_of(settings))
+    if lineage and (rotated := await swap(backend, token.login_id, token.n, lineage, now)):
+        return rotated
+    row = await backend.database.first(UNLOCKED, login_id=token.login_id)
+    if row is None or waited_too_long(received_at, settings):
+        return None
+    known, now = load(Login, row).lineage, datetime.now(UTC)
+    verdict, lineage = judge(known, token.n, clock=to_microseconds(now), grace=grace_of(settings))
+    if verdict is Verdict.THEFT:
+        return None
+    return await swap(backend, token.login_id, known.last, lineage, now)
+
+
+async def swap(
+    backend: Backend, login_id: UUID, last: int, lineage: Lineage, now: datetime
+) -> Login | None:
+    """last: the newest token that was known. Every rotation issues a newer one, so where it still
+    is the newest, nothing that was judged has changed. None: it is not, or the login has ended.
+    """
     row = await backend.database.first(
         ROTATE,
-        login_id=token.login_id,
+        login_id=login_id,
         last_then=last,
-        idle_since=to_microseconds(now - settings.idle_lifetime),
+        idle_since=to_microseconds(now - backend.settings.idle_lifetime),
         now=now,
         **{f"new_{name}": value for name, value in lineage_columns(lineage).items()},
     )

@@ -215,7 +215,7 @@ def end_surplus(
         .where(col(Login.user_id) == user.id, col(Login.id).not_in(replacing))
         .order_by(col(Login.last).desc())
         .offset(spared)
-        .subquery()
+        .subquery()  # SQLite orders no part of a UNION by itself
     )
     brought = select(Login.id).where(col(Login.id).in_(replacing))
     # One list of ids: with `or`, PostgreSQL would read the whole table.

@@ -51,8 +51,10 @@ class Inside:
         """Choose logins by lot, for states(); says how many there are."""
         url = self._backend.database.engine.url
         # By a connection of our own: all logins are read for it, and the service gives up sooner.
-        with create_engine(url).connect() as connection:
+        engine = create_engine(url)
+        with engine.connect() as connection:
             self._pool = list(connection.execute(drawn(count)))
+        engine.dispose()
         return len(self._pool)
 
     def states(self, count: int, token: str) -> list[dict[str, str]]:
@@ -174,13 +176,15 @@ async def do_everything(backend: Backend, email: str) -> None:
     await backend.database.write(
         new_logins.insert_login, backend, again, authenticated, CLIENT, replaced
     )
-    token = RefreshToken(again.id, BROWSER, again.last)
     await logins.identify(backend, AccessToken(again.user_id, again.id))
+    token = RefreshToken(again.id, BROWSER, again.last)
     now = time.monotonic()
-    rotated = await backend.database.write(logins.rotate, token, backend, CLIENT, now)
-    assert isinstance(rotated, Login)
+    locked = await backend.database.write(logins.rotate, token, backend, CLIENT, now)
+    assert isinstance(locked, Login)
+    token = RefreshToken(locked.id, BROWSER, locked.last)
+    young = await logins.refresh(backend, token, BROWSER, CLIENT, time.monotonic())
     await asyncio.sleep(2 * backend.settings.grace.total_seconds())
-    token = RefreshToken(rotated.id, BROWSER, rotated.last)
+    token = RefreshToken(young.id, BROWSER, young.last)
     await logins.refresh(backend, token, BROWSER, CLIENT, time.monotonic())
     await logins.list_alive(backend, authenticated.user)
     await logins.end(backend, [again.id], CLIENT)
