@@ -16,36 +16,29 @@ from app.db.session import Database
 from app.db.statement import Statement
 from tests.actions import ACTIONS, ME, Stage, set_up
 from tests.admins import USERS, url_of
-from tests.conftest import ClientFactory, empty, make_settings, migrate
+from tests.conftest import ClientFactory, make_settings, migrate
 from tests.links import database_of
 from tests.people import BOB, log_in, refresh
 from tests.postgres import fresh_database
+from tests.rows import execute
 
 WHOLE_TABLE = re.compile(r"Seq Scan on (\w+)")
 SMALL = {"outbox"}  # what has been sent is gone; it is searched where a link becomes void
 
 
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def indexed_postgresql(postgresql_server: str) -> Iterator[str]:
+def migrated_postgresql(postgresql_server: str) -> Iterator[str]:
+    """One of our own, for it is told what to avoid."""
     with fresh_database(postgresql_server) as url:
         migrate(url)
         database = Database(make_settings(url))
         name = database.engine.url.database
-        database.run_write(
-            lambda session: session.connection().execute(
-                text(f'ALTER DATABASE "{name}" SET enable_seqscan = off')
-            )
-        )
+        database.run_write(execute, text(f'ALTER DATABASE "{name}" SET enable_seqscan = off'))
         database.close()
         yield url
-
-
-@pytest.fixture
-def database_url(indexed_postgresql: str) -> Iterator[str]:
-    yield indexed_postgresql
-    database = Database(make_settings(indexed_postgresql))
-    database.run_write(empty)
-    database.close()
 
 
 class Plans:
