@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from bench import curve, flood, rounds, statements
+from bench import curve, flood, rounds, rush, statements
 from bench.check import check
 from bench.command import PLOTS, interrupt, positive, processor, revision, store
 from bench.load import BenchmarkError
@@ -124,6 +124,7 @@ def measure(given: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         if ours:
             flood.expect(progress, flood_rounds, given.seconds)
         if everything:
+            rush.expect(stage, progress, given.seconds)
             curve.expect(stage, progress, given.seconds)
         progress.begin()
         outcome = rounds.measure(stage, progress, given.works, given.rounds, given.seconds)
@@ -140,6 +141,7 @@ def measure(given: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 flooded = flood.measure(ours, progress, flood_rounds, given.seconds)
             except BenchmarkError as error:
                 progress.say(f"The flood of log-ins: no figures. {error}")
+        rushes = rush.measure(stage, progress, given.seconds) if everything else {}
         return {
             "made": described(given),
             "contenders": {
@@ -159,6 +161,7 @@ def measure(given: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 for name, subject in stage.subjects.items()
             },
             "flood": flooded,
+            "rushes": rushes,
             "curves": curves,
             "failures": stage.failures | outcome.failures,
         }

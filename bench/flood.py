@@ -88,10 +88,7 @@ def flooded(subject: Served, capacity: float, seconds: int) -> Iterator[list[loa
     """Right and wrong passwords, each from half of the connections."""
     # Those that wait are not sending, and the others are refused.
     delay = max(0, round(1000 * (FLOODING - WAITING) / (TIMES * capacity)) - REFUSAL)
-    right = replace(
-        subject.contender.log_in,
-        headers={**subject.contender.log_in.headers, "X-Forwarded-For": "{address}"},
-    )
+    right = from_everywhere(subject.contender.log_in)
     wrong = replace(
         right,
         body=right.body.replace(PASSWORD, "never their password"),
@@ -105,6 +102,11 @@ def flooded(subject: Served, capacity: float, seconds: int) -> Iterator[list[loa
         ]
         time.sleep(LEAD)
         yield both
+
+
+def from_everywhere(request: Request) -> Request:
+    """Each from a network of its own."""
+    return replace(request, headers={**request.headers, "X-Forwarded-For": "{address}"})
 
 
 def begin(subject: Served, request: Request, delay: int, seconds: int) -> load.start:

@@ -14,8 +14,9 @@ from app.core.identifiers import new_id
 from app.core.moments import to_microseconds
 from app.core.tokens import ClientId, Tokens
 from app.db.engine import create_database_engine
+from app.db.statement import Statement
 from app.models.login import Login
-from app.services import logins
+from app.services import authentication, logins, new_logins, throttle
 from bench.contender import PASSWORD
 from bench.conversation import answer
 
@@ -74,13 +75,27 @@ def hashes(threads: int, seconds: float) -> float:
     return sum(done / (end - start) for done, end in ended)
 
 
-def statements() -> Mapping[str, str]:
-    """The two of nearly every request, with `:name` for their values."""
-    found = {}
-    for statement in (logins.CURRENT, logins.ROTATE):
-        compiled: Any = statement.clause.compile(dialect=ENGINE.dialect)
-        found[statement.name] = compiled.string % {name: f":{name}" for name in compiled.params}
-    return found
+def statements() -> Mapping[str, list[str]]:
+    """What who am I, a refresh and a log-in ask, with `:name` for the values that vary."""
+    asked = {
+        "me": [logins.CURRENT],
+        "refresh": [logins.ROTATE],
+        "login": [
+            authentication.WHO_TRIES,
+            throttle.spending("postgresql", 2),
+            new_logins.starting(3),
+        ],
+    }
+    return {work: [as_text(each) for each in statements] for work, statements in asked.items()}
+
+
+def as_text(statement: Statement) -> str:
+    compiled: Any = statement.clause.compile(dialect=ENGINE.dialect)
+    values = {
+        name: f":{name}" if value is None else f"'{value}'"
+        for name, value in compiled.params.items()
+    }
+    return str(compiled.string % values)
 
 
 QUESTIONS = {question.__name__: question for question in (sessions, hashes, statements)}

@@ -23,8 +23,8 @@ function init(arguments)
   sample = ""
   math.randomseed(index + 1)
   if plan.delay > 0 then -- with the function, wrk waits for a timer before every request
-    function delay()
-      return plan.delay
+    function delay() -- half as long, or half as long again, or all would ask in the same moment
+      return math.random(math.floor(plan.delay / 2), math.floor(plan.delay * 3 / 2))
     end
   end
 end

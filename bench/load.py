@@ -29,6 +29,10 @@ class BenchmarkError(Exception):
     """One sentence that says why there are no figures."""
 
 
+class NoAnswer(BenchmarkError):
+    """Nothing was wrong, but the time was over."""
+
+
 @dataclass(frozen=True)
 class Load:
     """What one run of wrk saw. Times are milliseconds, `cpu` is wrk's own, in seconds.
@@ -73,7 +77,7 @@ class start:  # noqa: N801 - used like a function
 
     states: what the connections have kept, one each. Of more states than `connections`, each has
         its share and takes them in turn; of fewer, several have the same.
-    delay: milliseconds before each request. also: statuses that are right, too.
+    delay: milliseconds before each request, on average. also: statuses that are right, too.
     """
 
     def __init__(
@@ -143,14 +147,14 @@ class start:  # noqa: N801 - used like a function
             raise BenchmarkError(f"wrk failed: {output.strip()[-500:]}")
         words, _, sample = line.partition("SAMPLE ")
         figures = dict(word.split("=") for word in words.split())
-        if not int(figures["requests"]):
-            raise BenchmarkError(f"{self._request.method} {self._request.path}: no answer came.")
         if int(figures["wrong"]) or int(figures["broken"]):
             raise BenchmarkError(
                 f"{self._request.method} {self._request.path}: {figures['wrong']} wrong answers "
                 f"and {figures['broken']} broken connections among {figures['requests']}: "
                 f"{sample.strip()}"
             )
+        if not int(figures["requests"]):
+            raise NoAnswer(f"{self._request.method} {self._request.path}: no answer came.")
         return Load(
             requests=int(figures["requests"]),
             seconds=float(figures["seconds"]),

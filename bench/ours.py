@@ -204,7 +204,8 @@ class Inside:
     def hashes(self, threads: int, seconds: float) -> float:
         return float(self._ask("hashes", threads=threads, seconds=seconds))
 
-    def statements(self) -> dict[str, str]:
+    def statements(self) -> dict[str, list[str]]:
+        """By work."""
         return dict(self._ask("statements"))
 
 

@@ -1,7 +1,7 @@
-"""The database alone, on the two statements of nearly every request: pgbench, prepared.
+"""The database alone, on the same statements: pgbench, prepared.
 
 It works on a copy of our database in which each login names the next one, so that a client gets
-what it needs for the next statement from the answer to the last one, and sends nothing else.
+what it needs for the next refresh from the answer to the last one, and sends nothing else.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.load import BenchmarkError
 from bench.machine import Processes
 from bench.postgres import connected
-from bench.subjects import CONNECTIONS, Figures
+from bench.subjects import CONNECTIONS, LOGGING_IN, Figures
 
 # A login's user agent and address become id and user of the next one, and all have the same token.
 RING = """
@@ -25,13 +25,18 @@ RING = """
             ON next.n = (numbered.n + %(clients)s) %% (SELECT count(*) FROM numbered)
         WHERE numbered.id = logins.id;
     DELETE FROM numbered WHERE n >= %(clients)s;"""
+ROW = r"\gset"  # its columns are variables from here on
 FIRST = r"""\if :first
 SELECT id AS user_agent, user_id AS ip_address FROM numbered WHERE n = :client_id \gset
 \set first 0
 \endif
 """
+SOMEBODY = r"\set number random(0, :users - 1)" + "\n"
+# What comes before a work's statements, and what ends each of them.
+SCRIPTS = {"refresh": (FIRST, [ROW]), "me": (FIRST, [ROW]), "login": (SOMEBODY, [ROW, ";", ";"])}
 # Names of our statements' values, and what a client has for them.
-VALUES = {
+MICROSECONDS = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+NEXT_LOGIN = {
     "login_id": ":user_agent",
     "user_id": ":ip_address",
     "last_then": ":newest",
@@ -43,18 +48,58 @@ VALUES = {
     "idle_since": "0",
     "now": "now()",
 }
-STATEMENTS = {"refresh": "rotate", "me": "current"}
+LOG_IN = {
+    "email": "'user' || :number || '@example.com'",
+    "lowest_id": "uuidv7(interval '-1 hour')",
+    # Budgets, in the order of their keys, so that no two wait for each other.
+    **{f"row{n}_key": f"{n} || left(md5(:number::text), 30)" for n in range(3)},
+    **{f"row{n}_drained_at": f"{MICROSECONDS} + 360000000" for n in range(3)},
+    **{f"row{n}_attempts": "0" for n in range(3)},
+    "now": MICROSECONDS,
+    "full": f"{MICROSECONDS} + 3600000000",
+    "latest": f"{MICROSECONDS} + 7200000000",
+    "forgotten": f"{MICROSECONDS} - 2592000000000",
+    "hashed_password_then": ":hashed_password",  # as the first statement has found it
+    "last_login_then": ":last_login_at",
+    # Columns of the login and of the event.
+    "id": "uuidv7()",
+    "login_id": "uuidv7()",
+    "user_id": ":id",
+    "actor_id": ":id",
+    "client_id": "'browser'",
+    "user_agent": "'Mozilla/5.0'",
+    "ip_address": "'192.0.2.1'",
+    "created_at": "now()",
+    "expires_at": "now() + interval '30 days'",
+    "last": MICROSECONDS,
+    "witness_n": "NULL",
+    "witness_at": "NULL",
+    "candidate_n": "NULL",
+    "candidate_at": "NULL",
+    "at": "now()",
+    "event": "'login_started'",
+    "result": "'success'",
+    "request_id": "'00000000000000000000000000000000'",
+    "details": "'{}'",
+}
+VALUES = {"refresh": NEXT_LOGIN, "me": NEXT_LOGIN, "login": LOG_IN}
 
 
 class Pgbench:
-    """statements: with `:name` for their values, by the names that the service gives them."""
+    """statements: by work, with `:name` for their values, by the names that the service gives."""
 
     title = "the same statements in pgbench, prepared"
 
     def __init__(
-        self, url: str, statements: Mapping[str, str], postgres: Processes, folder: Path
+        self,
+        url: str,
+        statements: Mapping[str, Sequence[str]],
+        postgres: Processes,
+        users: int,
+        folder: Path,
     ) -> None:
         self._url = url
+        self._users = users
         self._postgres = postgres
         self._scripts: dict[str, Path] = {}
         with connected(url) as cursor:
@@ -63,9 +108,11 @@ class Pgbench:
             cursor.execute(RING, {"newest": self._newest, "clients": CONNECTIONS})
             cursor.execute("VACUUM FULL logins")
             cursor.execute("ANALYZE")
-        for work, name in STATEMENTS.items():
-            script = folder / f"{name}.pgbench"
-            script.write_text(f"{FIRST}{filled(statements[name])} \\gset\n")
+        for work, (beginning, ends) in SCRIPTS.items():
+            asked = zip(statements[work], ends, strict=True)
+            lines = [f"{filled(statement, VALUES[work])} {end}" for statement, end in asked]
+            script = folder / f"{work}.pgbench"
+            script.write_text("\n".join([beginning, *lines, ""]))
             self._scripts[work] = script
 
     @property
@@ -78,8 +125,9 @@ class Pgbench:
         assert binaries.origin
         command = [str(Path(binaries.origin).parent / "pginstall" / "bin" / "pgbench")]
         command += ["--no-vacuum", "--protocol=prepared", f"--time={seconds}", "--jobs=2"]
-        command += [f"--client={CONNECTIONS}", f"--file={self._scripts[work]}"]
-        command += ["--define=first=1", f"--define=newest={self._newest}", self._url]
+        clients = LOGGING_IN if work == "login" else CONNECTIONS
+        command += [f"--client={clients}", f"--file={self._scripts[work]}", "--define=first=1"]
+        command += [f"--define=newest={self._newest}", f"--define=users={self._users}", self._url]
         database, generator = self._postgres.cpu(), children_cpu()
         done = subprocess.run(command, capture_output=True, text=True)
         generator = children_cpu() - generator
@@ -91,8 +139,12 @@ class Pgbench:
         return Figures(float(found[1]), database=each, generator=generator / seconds)
 
 
-def filled(statement: str) -> str:
-    return re.sub(r"(?<!:):(\w+)", lambda found: VALUES[found[1]], statement)
+def filled(statement: str, values: Mapping[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"({values.get(name) or values[re.sub('^(login|event)_', '', name)]})"
+
+    return re.sub(r"(?<!:):(\w+)", value, statement)
 
 
 def children_cpu() -> float:

@@ -66,6 +66,8 @@ def tables(results: Results) -> Iterator[Table]:
     yield of_servers(results)
     if results["flood"]:
         yield of_flood(results)
+    if results.get("rushes"):
+        yield of_rushes(results)
     if results["curves"]:
         yield of_curves(results)
     yield of_targets(targets(results))
@@ -190,6 +192,23 @@ def of_flood(results: Results) -> Table:
         f"Memory: {flood['memory_before']:.0f} MB before, {flood['memory_after']:.0f} MB after.",
     ]
     return Table("Refresh and who am I during a flood of log-ins", heads, rows, notes)
+
+
+def of_rushes(results: Results) -> Table:
+    rows = [
+        [
+            results["contenders"][name]["title"],
+            *(short(rush[each]) for each in ("idle", "rushed")),
+            short(rush["rushed"] / rush["idle"]),
+            short(rush["idle_p99"]),
+            "none came" if rush["rushed_p99"] is None else short(rush["rushed_p99"]),
+            short(rush["log_ins"]),
+        ]
+        for name, rush in results["rushes"].items()
+    ]
+    heads = ["", "idle", "meanwhile", "meanwhile / idle", "p99 ms idle", "p99 ms meanwhile"]
+    notes = ["64 connections log in without a pause; each log-in is right, and nobody is refused."]
+    return Table("Refresh while 64 log in", [*heads, "log-ins a second"], rows, notes)
 
 
 def of_curves(results: Results) -> Table:

@@ -169,7 +169,7 @@ class Stage:
             copy = self._create_database("pgbench")
             ours.prepare(copy, folder, self._users, self._logins)
             self.subjects["pgbench"] = Pgbench(
-                copy, self._asked.statements(), self.postgres, folder
+                copy, self._asked.statements(), self.postgres, self._users, folder
             )
 
     def _start(

@@ -114,7 +114,7 @@ class Served:
             after = self._busy()
         finally:
             if work == "login":
-                self._finish()
+                self.rest()
         if work == "refresh" and self._inside:
             self._note_refreshes(ran)
         server, database = (
@@ -141,9 +141,9 @@ class Served:
             self._states = []
         return states
 
-    def _finish(self) -> None:
+    def rest(self, longest: float = LONGEST_REST) -> None:
         """wrk hangs up, and the server goes on hashing for it: not while others are measured."""
-        end, before = time.monotonic() + LONGEST_REST, -1.0
+        end, before = time.monotonic() + longest, -1.0
         while time.monotonic() < end and self._busy()[0] - before > IDLE:
             before = self._busy()[0]
             time.sleep(REST)
