@@ -68,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
     progress.end()
     sys.stdout.write(tables.as_markdown(results))
     store(results, RESULTS / "latest-growth.json")
+    if given.compare:
+        store({"made": results["made"], **results["storage"]}, RESULTS / "storage.json")
     if given.publish:
         store(results, RESULTS / "growth.json")
         draw(results, PLOTS / "growth.svg")
@@ -92,7 +94,9 @@ def parser() -> argparse.ArgumentParser:
         "--rotations", type=number, default=1_000_000, help="refreshes, for the storage"
     )
     made.add_argument(
-        "--compare", action="store_true", help="other storage parameters too: 15 minutes more"
+        "--compare",
+        action="store_true",
+        help="other storage parameters, too, which are kept: 15 minutes more",
     )
     made.add_argument(
         "--publish", action="store_true", help="keep the figures, and draw them into docs/plots"

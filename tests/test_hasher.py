@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,13 +23,22 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="There, threads of the server hash."),
 ]
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux can do that.")
+
 PASSWORD = "nine tall herons at dawn"
 LONG = 10  # seconds
 
 
 @pytest.fixture
 def hasher() -> Iterator[Hasher]:
-    hasher = Hasher(threads=2)
+    hasher = Hasher(threads=2, is_crowded=lambda: False)
+    yield hasher
+    hasher.close()
+
+
+@pytest.fixture
+def crowded_hasher() -> Iterator[Hasher]:
+    hasher = Hasher(threads=1, is_crowded=lambda: True)
     yield hasher
     hasher.close()
 
@@ -69,12 +79,59 @@ def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
     assert process_of(hasher).nice() == psutil.Process().nice() + NICENESS
 
 
+@linux
+def test_while_many_wait_it_takes_only_what_nobody_else_wants(crowded_hasher: Hasher) -> None:
+    assert policy_of(crowded_hasher) == os.SCHED_IDLE
+
+
+@linux
+def test_otherwise_it_gets_its_part_of_a_busy_machine(hasher: Hasher) -> None:
+    assert policy_of(hasher) == os.SCHED_OTHER
+
+
+@linux
+def test_on_a_busy_machine_those_who_wait_get_on_nevertheless(
+    crowded_hasher: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.hasher.SLOW_SECONDS", 0)
+    crowded_hasher.hash_password(PASSWORD)
+    assert policy_of(crowded_hasher) == os.SCHED_OTHER
+
+
+@linux
+def test_and_a_minute_later_it_looks_whether_the_machine_is_still_busy(
+    crowded_hasher: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("app.core.hasher.SLOW_SECONDS", 0)
+        crowded_hasher.hash_password(PASSWORD)
+    monkeypatch.setattr("app.core.hasher.time.monotonic", lambda: crowded_hasher._usual_until + 1)
+    assert policy_of(crowded_hasher) == os.SCHED_IDLE
+
+
+def policy_of(hasher: Hasher) -> int:
+    """By which most of some hashes is computed."""
+    before = seconds_by_policy(hasher)
+    for _ in range(4):  # the clock of processor time is a coarse one
+        hasher.hash_password(PASSWORD)
+    return (seconds_by_policy(hasher) - before).most_common(1)[0][0]
+
+
+def seconds_by_policy(hasher: Hasher) -> Counter[int]:
+    process = process_of(hasher)
+    seconds: Counter[int] = Counter()
+    for thread in process.threads():
+        if thread.id != process.pid:  # which only starts the others
+            seconds[os.sched_getscheduler(thread.id)] += thread.user_time + thread.system_time
+    return seconds
+
+
 def test_it_hashes_several_at_once(hasher: Hasher) -> None:
     stored = hasher.hash_password(PASSWORD)
     with ThreadPoolExecutor(2) as pool:
         verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
     assert set(verified) == {Verification(True)}
-    assert process_of(hasher).num_threads() == 3
+    assert process_of(hasher).num_threads() == 5  # two for each, and the one that started them
 
 
 @pytest.mark.proves("16.5.3")
@@ -121,7 +178,7 @@ def test_neither_the_folder_it_is_started_in_nor_its_packages_matter(
     (tmp_path / "app" / "__init__.py").touch()
     (tmp_path / "json.py").write_text("raise ImportError")
     monkeypatch.chdir(tmp_path)
-    hasher = Hasher(threads=1)
+    hasher = Hasher(threads=1, is_crowded=lambda: False)
     assert hasher.hash_password(PASSWORD)
     hasher.close()
 
@@ -145,7 +202,7 @@ def test_told_to_end_with_the_server_it_answers_what_the_server_asks(
 
 def test_it_ends_when_the_server_is_killed() -> None:
     program = (
-        "from app.core.hasher import Hasher; hasher = Hasher(1)\n"
+        "from app.core.hasher import Hasher; hasher = Hasher(1, lambda: False)\n"
         "hasher.hash_password('x'); print(hasher._process.pid, flush=True); input()"
     )
     root = Path(__file__).parents[1]
