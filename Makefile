@@ -72,7 +72,7 @@ bench: .venv/.runtime .venv-bench/.bench $(NODE_PEER)/node_modules ## measure th
 bench-growth: .venv/.runtime .venv-bench/.bench ## measure the service with up to ten million logins
 	@$(BENCH).growth $(args)
 
-bench-check: .venv/.runtime .venv-bench/.bench $(NODE_PEER)/node_modules ## has the service become slower? Two minutes
+bench-check: .venv/.runtime .venv-bench/.bench ## has the service become slower? Two minutes
 	@$(BENCH) --check
 
 torture: .venv/.dev ## does it keep its promises under load, faults and failure? args="kill --scale 0.1"

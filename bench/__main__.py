@@ -141,7 +141,10 @@ def measure(given: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 flooded = flood.measure(ours, progress, flood_rounds, given.seconds)
             except BenchmarkError as error:
                 progress.say(f"The flood of log-ins: no figures. {error}")
-        rushes = rush.measure(stage, progress, given.seconds) if everything else {}
+                outcome.failures["ours in a flood of log-ins"] = str(error)
+        rushes = (
+            rush.measure(stage, progress, given.seconds, outcome.failures) if everything else {}
+        )
         return {
             "made": described(given),
             "contenders": {

@@ -7,22 +7,23 @@ attempts helps: what protects the others is the queue in front of the hashing th
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bench import load
 from bench.contender import PASSWORD, Request
 from bench.load import Load
 from bench.progress import Progress
-from bench.subjects import Served
+from bench.subjects import Served, hashing_threads
 
 TIMES = 20  # as many log-ins as the service can do
 WORKS = ("refresh", "me")
-WAITING = 66  # log-ins that it takes at a time: HASHING_QUEUE and two threads
+WAITING = 64 + hashing_threads()  # log-ins that it takes at a time, HASHING_QUEUE waiting
 FLOODING = 256  # connections
 LEAD = 2  # seconds, until the queue is full
 REFUSAL = 25  # milliseconds until it is read, as long as there is a flood
 REFUSED = (429, 503)
+QUIET = 2  # seconds, until it has given back what it hashed with
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Flood:
     """One work, idle and flooded. Rates are a second, times milliseconds.
 
     offered, statuses: log-ins a second that were sent, and how they were answered.
+    generators: cores that all three of them were busy with.
     """
 
     idle: float
@@ -37,7 +39,8 @@ class Flood:
     idle_p99: float
     flooded_p99: float
     offered: float
-    statuses: dict[str, float] = field(default_factory=dict)
+    generators: float
+    statuses: dict[str, float]
 
 
 def expect(progress: Progress, rounds: int, seconds: int) -> None:
@@ -49,6 +52,7 @@ def measure(subject: Served, progress: Progress, rounds: int, seconds: int) -> d
     """By work, one Flood a round; and megabytes before and after. Raises BenchmarkError."""
     progress.step(f"log-ins that {subject.title} can do", seconds)
     capacity = subject.measure("login", seconds).rate
+    time.sleep(QUIET)
     before = subject.memory()
     floods: dict[str, list[dict[str, Any]]] = {work: [] for work in WORKS}
     for number in range(1, rounds + 1):
@@ -72,13 +76,14 @@ def one(subject: Served, work: str, capacity: float, seconds: int) -> Flood:
     with flooded(subject, capacity, seconds + 2 * LEAD) as running:
         ran = subject.measure(work, seconds, states=states)
         log_ins = [each.result() for each in running]
-    time.sleep(LEAD + WAITING / capacity)  # those that still wait must not disturb what comes next
+    subject.rest(2 * WAITING / capacity)  # those that still wait must not disturb what comes next
     return Flood(
         idle.rate,
         ran.rate,
         idle.p99,
         ran.p99,
         sum(each.rate for each in log_ins),
+        ran.generator + sum(each.cpu / each.seconds for each in log_ins),
         statuses_of(log_ins),
     )
 

@@ -21,9 +21,9 @@ function init(arguments)
   statuses = {}
   wrong = 0
   sample = ""
-  math.randomseed(index + 1)
+  math.randomseed(plan.seed + index)
   if plan.delay > 0 then -- with the function, wrk waits for a timer before every request
-    function delay() -- half as long, or half as long again, or all would ask in the same moment
+    function delay() -- from half as long to half as long again, or all would ask at once
       return math.random(math.floor(plan.delay / 2), math.floor(plan.delay * 3 / 2))
     end
   end

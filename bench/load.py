@@ -4,6 +4,7 @@ Its own CPU time is reported, so that it shows where it is what limits.
 """
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -114,6 +115,7 @@ class start:  # noqa: N801 - used like a function
             "delay": delay,
             "threads": threads,
             "users": users,
+            "seed": random.randrange(2**30),
         }
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)

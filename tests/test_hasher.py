@@ -1,11 +1,14 @@
 """The process that hashes next to the one that serves."""
 
+import ctypes
 import os
+import platform
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +17,7 @@ import psutil
 import pytest
 
 from app.core import hashing
-from app.core.hasher import NICENESS, Hasher, main
+from app.core.hasher import NICENESS, SLICE, Hasher, main
 from app.core.hashing import Verification
 from app.core.refusals import Refusal
 
@@ -23,22 +26,19 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="There, threads of the server hash."),
 ]
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux can do that.")
-
 PASSWORD = "nine tall herons at dawn"
+
+
+def linux_release() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
+
+
 LONG = 10  # seconds
 
 
 @pytest.fixture
 def hasher() -> Iterator[Hasher]:
-    hasher = Hasher(threads=2, is_crowded=lambda: False)
-    yield hasher
-    hasher.close()
-
-
-@pytest.fixture
-def crowded_hasher() -> Iterator[Hasher]:
-    hasher = Hasher(threads=1, is_crowded=lambda: True)
+    hasher = Hasher(threads=2)
     yield hasher
     hasher.close()
 
@@ -66,7 +66,7 @@ def test_before_it_answers_it_knows_what_to_compare_a_strangers_password_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first unknown address after a start would take two hashes."""
-    for name in ("os.nice", "signal.signal"):
+    for name in ("os.nice", "give_way_soon", "signal.signal"):
         monkeypatch.setattr(f"app.core.hasher.{name}", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["hasher"])
     hashing.nobodys_hash.cache_clear()
@@ -79,51 +79,21 @@ def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
     assert process_of(hasher).nice() == psutil.Process().nice() + NICENESS
 
 
-@linux
-def test_while_many_wait_it_takes_only_what_nobody_else_wants(crowded_hasher: Hasher) -> None:
-    assert policy_of(crowded_hasher) == os.SCHED_IDLE
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or linux_release() < (6, 12),
+    reason="Slices are for Linux 6.12 or newer, and this asks for them on x86-64.",
+)
+def test_it_keeps_a_core_for_a_moment_only(hasher: Hasher) -> None:
+    hasher.hash_password(PASSWORD)  # by then it is up
+    threads = process_of(hasher).threads()
+    assert {slice_of(thread.id) for thread in threads} == {SLICE}
 
 
-@linux
-def test_otherwise_it_gets_its_part_of_a_busy_machine(hasher: Hasher) -> None:
-    assert policy_of(hasher) == os.SCHED_OTHER
-
-
-@linux
-def test_on_a_busy_machine_those_who_wait_get_on_nevertheless(
-    crowded_hasher: Hasher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.core.hasher.SLOW_SECONDS", 0)
-    crowded_hasher.hash_password(PASSWORD)
-    assert policy_of(crowded_hasher) == os.SCHED_OTHER
-
-
-@linux
-def test_and_a_minute_later_it_looks_whether_the_machine_is_still_busy(
-    crowded_hasher: Hasher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("app.core.hasher.SLOW_SECONDS", 0)
-        crowded_hasher.hash_password(PASSWORD)
-    monkeypatch.setattr("app.core.hasher.time.monotonic", lambda: crowded_hasher._usual_until + 1)
-    assert policy_of(crowded_hasher) == os.SCHED_IDLE
-
-
-def policy_of(hasher: Hasher) -> int:
-    """By which most of some hashes is computed."""
-    before = seconds_by_policy(hasher)
-    for _ in range(4):  # the clock of processor time is a coarse one
-        hasher.hash_password(PASSWORD)
-    return (seconds_by_policy(hasher) - before).most_common(1)[0][0]
-
-
-def seconds_by_policy(hasher: Hasher) -> Counter[int]:
-    process = process_of(hasher)
-    seconds: Counter[int] = Counter()
-    for thread in process.threads():
-        if thread.id != process.pid:  # which only starts the others
-            seconds[os.sched_getscheduler(thread.id)] += thread.user_time + thread.system_time
-    return seconds
+def slice_of(thread: int) -> int:
+    """Nanoseconds: sched_getattr(2)."""
+    attributes = ctypes.create_string_buffer(48)
+    assert ctypes.CDLL(None).syscall(315, thread, attributes, 48, 0) == 0
+    return int(struct.unpack("=IIQiIQQQ", attributes)[5])
 
 
 def test_it_hashes_several_at_once(hasher: Hasher) -> None:
@@ -131,7 +101,7 @@ def test_it_hashes_several_at_once(hasher: Hasher) -> None:
     with ThreadPoolExecutor(2) as pool:
         verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
     assert set(verified) == {Verification(True)}
-    assert process_of(hasher).num_threads() == 5  # two for each, and the one that started them
+    assert process_of(hasher).num_threads() == 3
 
 
 @pytest.mark.proves("16.5.3")
@@ -178,7 +148,7 @@ def test_neither_the_folder_it_is_started_in_nor_its_packages_matter(
     (tmp_path / "app" / "__init__.py").touch()
     (tmp_path / "json.py").write_text("raise ImportError")
     monkeypatch.chdir(tmp_path)
-    hasher = Hasher(threads=1, is_crowded=lambda: False)
+    hasher = Hasher(threads=1)
     assert hasher.hash_password(PASSWORD)
     hasher.close()
 
@@ -202,7 +172,7 @@ def test_told_to_end_with_the_server_it_answers_what_the_server_asks(
 
 def test_it_ends_when_the_server_is_killed() -> None:
     program = (
-        "from app.core.hasher import Hasher; hasher = Hasher(1, lambda: False)\n"
+        "from app.core.hasher import Hasher; hasher = Hasher(1)\n"
         "hasher.hash_password('x'); print(hasher._process.pid, flush=True); input()"
     )
     root = Path(__file__).parents[1]

@@ -709,16 +709,6 @@ def test_the_queue_has_room_again_when_its_work_is_done(
         assert refused_as(log_in_with(client, PASSWORD)) == (401, "invalid_credentials")
 
 
-def test_it_is_crowded_while_more_than_half_of_the_room_is_taken() -> None:
-    passwords = Passwords(threads=1, queue=3)
-    with passwords.place(), passwords.place():
-        assert not passwords.is_crowded()
-        with passwords.place():
-            assert passwords.is_crowded()
-        assert not passwords.is_crowded()
-    passwords.close()
-
-
 def test_a_hash_that_fails_gives_its_place_back() -> None:
     async def fail_three_times() -> None:
         passwords = Passwords(threads=1, queue=1)

@@ -2,25 +2,25 @@
 
 On threads of the server, a flood of log-ins would slow all else, however low their priority: a
 thread that is last in the queue for a core may hold the interpreter's lock, for which all wait.
-It speaks over pairs of sockets, and ends when they are closed, so it outlives nobody.
+It speaks over pairs of sockets, one for each hash that it computes at a time, and ends when they
+are closed, so it outlives nobody.
 """
 
 import ctypes
 import json
 import os
+import platform
 import signal
+import struct
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.core import hashing
 from app.core.hashing import Verification
@@ -30,38 +30,25 @@ from app.core.refusals import Reason, Refusal
 ROOT = str(Path(__file__).parents[2])  # of the package app
 END_SECONDS = 2  # longer than a hash takes
 NICENESS = 15  # whoever serves goes first at a core
-SLOW_SECONDS = 1.0  # a hash that takes longer has waited for a core
-USUAL_SECONDS = 60.0  # after one of those that has given way to everybody
+SLICE = 100_000  # nanoseconds that a hash keeps a core, at least: Linux allows no less
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # a system call, which Python has not
 QUIET_SECONDS = 1.0  # until unused memory is given back
 MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
 
 WORK = {work.__name__: work for work in (hashing.hash_password, hashing.verify)}
 
 
-class Seat(NamedTuple):
-    """For one hash at a time, which either of two threads computes.
-
-    humble: the one that only runs where a core is idle otherwise (SCHED_IDLE), so that in a flood
-    whoever serves never waits for it. No thread may return from that.
-    """
-
-    usual: "Connection[Any, Any]"
-    humble: "Connection[Any, Any]"
-
-
 class Hasher:
     """What app/core/hashing.py does, done there. Called from as many threads as it is made for.
 
-    is_crowded: whether many wait. Raises Refusal(BUSY) where the process is killed again and
-    again, RuntimeError for what is raised there.
+    Raises Refusal(BUSY) where the process is killed again and again, RuntimeError for what is
+    raised there.
     """
 
-    def __init__(self, threads: int, is_crowded: Callable[[], bool]) -> None:
+    def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._is_crowded = is_crowded
-        self._usual_until = 0.0
         self._starting = Lock()
-        self._seats: SimpleQueue[Seat]
+        self._channels: SimpleQueue[Connection[Any, Any]]
         self._start()
 
     def hash_password(self, password: str) -> str:
@@ -72,37 +59,30 @@ class Hasher:
 
     def close(self) -> None:
         """When nobody calls any more."""
-        while not self._seats.empty():
-            for channel in self._seats.get():
-                channel.close()
+        while not self._channels.empty():
+            self._channels.get().close()
         self._end()
 
     def _ask(self, work: str, *arguments: str | None) -> Any:
         question = json.dumps([work, *arguments]).encode()
         for _ in range(2):
-            seats = self._seats
-            seat = seats.get()
-            start = time.monotonic()
-            humble = start > self._usual_until and self._is_crowded()
-            channel = seat.humble if humble else seat.usual
+            channels = self._channels
+            channel = channels.get()
             try:
                 channel.send_bytes(question)
                 result, error = json.loads(channel.recv_bytes())
             except (EOFError, OSError):  # somebody has killed it
-                seats.put(seat)  # for whoever comes next, if it cannot be started now
-                self._start_again(seats)
+                channels.put(channel)  # for whoever comes next, if it cannot be started now
+                self._start_again(channels)
                 continue
-            seats.put(seat)
-            if humble and time.monotonic() - start > SLOW_SECONDS:
-                # Something else takes every core, such as a compiler. Those who wait must get on.
-                self._usual_until = time.monotonic() + USUAL_SECONDS
+            channels.put(channel)
             if error:
                 raise RuntimeError(error)
             return result
         raise Refusal(Reason.BUSY)
 
     def _start(self) -> None:
-        pairs = [Pipe() for _ in range(len(Seat._fields) * self._threads)]
+        pairs = [Pipe() for _ in range(self._threads)]
         theirs = [end.fileno() for _, end in pairs]
         try:
             self._process = subprocess.Popen(
@@ -117,15 +97,14 @@ class Hasher:
         finally:
             for _, end in pairs:
                 end.close()
-        self._seats = SimpleQueue()
-        ours = [end for end, _ in pairs]
-        for seat in zip(ours[: self._threads], ours[self._threads :], strict=True):
-            self._seats.put(Seat(*seat))
+        self._channels = SimpleQueue()
+        for ours, _ in pairs:
+            self._channels.put(ours)
 
-    def _start_again(self, seats: object) -> None:
+    def _start_again(self, channels: object) -> None:
         """Raises Refusal(BUSY) where the system has no room for a process."""
         with self._starting:
-            if seats is not self._seats:  # somebody who waited, too, has started it
+            if channels is not self._channels:  # somebody who waited, too, has started it
                 return
             self._end()
             logger.error("The process that hashes has ended, and is started again.")
@@ -148,17 +127,24 @@ def main() -> None:
     # asked first, and closes the sockets then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
+    give_way_soon(os.nice(NICENESS))
     hashing.nobodys_hash()  # now, so that the first stranger costs no more than the next
-    channels = [Connection(int(end)) for end in sys.argv[1:]]
-    for number, channel in enumerate(channels):
-        Thread(target=serve, args=[channel, number >= len(channels) // 2]).start()
+    threads = [Thread(target=serve, args=[Connection(int(end))]) for end in sys.argv[1:]]
+    for thread in threads:
+        thread.start()
 
 
-def serve(channel: "Connection[Any, Any]", humble: bool) -> None:
-    if humble and sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may not let it
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # of this thread
+def give_way_soon(niceness: int) -> None:
+    """However nice a thread is, Linux lets it end its slice, of milliseconds, before whoever serves
+    gets the core. Since 6.12 it may ask for a shorter one, which its own threads inherit.
+    """
+    number = SCHED_SETATTR.get(platform.machine())
+    if sys.platform == "linux" and number is not None:
+        attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, niceness, 0, SLICE, 0, 0)
+        ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # where it fails, all is as usual
+
+
+def serve(channel: "Connection[Any, Any]") -> None:
     try:
         while True:
             if not channel.poll(QUIET_SECONDS):

@@ -38,7 +38,7 @@ class Passwords:
         self._threads = threads
         self._executor = ThreadPoolExecutor(threads, "hashing")
         self._hashing: Hashing = hashing
-        self._room = threads + queue  # only ever changed on the event loop
+        self._room = threads + queue  # only ever touched on the event loop
         self._share = (threads + queue + 1) // 2  # of one network: others get in, too
         self._under_way: Counter[str] = Counter()
 
@@ -47,14 +47,10 @@ class Passwords:
         if os.name == "nt":
             hashing.nobodys_hash()  # now, so that the first stranger costs no more than the next
         else:
-            self._hashing = Hasher(self._threads, self.is_crowded)
+            self._hashing = Hasher(self._threads)
 
     def is_full(self, network: str = "") -> bool:
         return self._room <= 0 or self._under_way[network] >= self._share
-
-    def is_crowded(self) -> bool:
-        """More than half of the room is taken: then those who are logged in go first."""
-        return self._room < self._share
 
     @contextmanager
     def place(self, network: str = "") -> Iterator["Place"]:
