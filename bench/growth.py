@@ -4,6 +4,7 @@
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -31,7 +32,11 @@ from bench.sizes.works import ASKED, LOG_IN, SPREAD, Place
 from bench.subjects import Figures
 from tests.postgres import PostgresError, postgres_server
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PUBLISHED = RESULTS / "growth.json"
+COMPARISON = RESULTS / "storage.json"
+PAGE = HERE.parent / "docs" / "growth.md"
 SIZES = (1_000, 100_000, 10_000_000)  # logins
 STORED = 100_000  # logins whose storage is looked at
 LARGE = 100_000  # logins: to read all of a smaller table may be the fastest
@@ -69,15 +74,23 @@ def run(arguments: Sequence[str]) -> int:
     sys.stdout.write(tables.as_markdown(results))
     store(results, RESULTS / "latest-growth.json")
     if given.compare:
-        store({"made": results["made"], **results["storage"]}, RESULTS / "storage.json")
+        store({name: results[name] for name in ("made", "storage")}, COMPARISON)
     if given.publish:
-        store(results, RESULTS / "growth.json")
+        store(results, PUBLISHED)
         draw(results, PLOTS / "growth.svg")
+    if given.compare or given.publish:
+        PAGE.write_text(page(), encoding="utf-8")
     bad = [plan for plan in results["plans"] if plan["scans"] and given.most >= LARGE]
     for plan in bad:
         sentence = f"{plan['database']} reads {', '.join(plan['scans'])}: {plan['statement']}"
         progress.say(f"{sentence}\n{plan['plan']}")
     return 1 if bad else 0
+
+
+def page() -> str:
+    """The last run that was published, with the last comparison of storage parameters."""
+    published, compared = (json.loads(file.read_text()) for file in (PUBLISHED, COMPARISON))
+    return tables.as_markdown(published | {"storage": compared["storage"]})
 
 
 def parser() -> argparse.ArgumentParser:
