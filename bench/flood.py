@@ -62,6 +62,7 @@ def measure(subject: Served, progress: Progress, rounds: int, seconds: int) -> d
                 2 * seconds + 3 * LEAD,
             )
             floods[work].append(asdict(one(subject, work, capacity, seconds)))
+    time.sleep(QUIET)
     return {
         "capacity": capacity,
         "memory_before": before,

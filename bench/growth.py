@@ -38,6 +38,7 @@ PUBLISHED = RESULTS / "growth.json"
 COMPARISON = RESULTS / "storage.json"
 PAGE = HERE.parent / "docs" / "growth.md"
 SIZES = (1_000, 100_000, 10_000_000)  # logins
+ROTATIONS = 1_000_000
 STORED = 100_000  # logins whose storage is looked at
 LARGE = 100_000  # logins: to read all of a smaller table may be the fastest
 DISK = 450  # bytes for a login while its database is filled
@@ -59,6 +60,10 @@ def run(arguments: Sequence[str]) -> int:
     given = made.parse_args(arguments)
     if given.publish and given.most < SIZES[-1]:
         made.error(f"--publish takes a run up to {SIZES[-1]:,} logins")
+    if given.compare and given.rotations < ROTATIONS:
+        made.error(f"--compare takes {ROTATIONS:,} rotations or more")
+    if given.publish and not given.compare and not COMPARISON.exists():
+        made.error("--publish takes --compare once")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     progress = Progress()
@@ -89,8 +94,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def page() -> str:
     """The last run that was published, with the last comparison of storage parameters."""
-    published, compared = (json.loads(file.read_text()) for file in (PUBLISHED, COMPARISON))
-    return tables.as_markdown(published | {"storage": compared["storage"]})
+    published, compared = (
+        json.loads(file.read_text(encoding="utf-8")) for file in (PUBLISHED, COMPARISON)
+    )
+    runs = tables.runs(published["made"], compared["made"])
+    text = tables.as_markdown(published | {"storage": compared["storage"]})
+    return f"{text}\n{tables.markdown(runs)}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         "--works", type=names, default=(*ASKED, LOG_IN), help="refresh,me for some; all by default"
     )
     made.add_argument(
-        "--rotations", type=number, default=1_000_000, help="refreshes, for the storage"
+        "--rotations", type=number, default=ROTATIONS, help="refreshes, for the storage"
     )
     made.add_argument(
         "--compare",

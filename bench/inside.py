@@ -86,7 +86,7 @@ def statements() -> Mapping[str, list[str]]:
             new_logins.starting(3),
         ],
     }
-    return {work: [as_text(each) for each in statements] for work, statements in asked.items()}
+    return {work: [as_text(statement) for statement in each] for work, each in asked.items()}
 
 
 def as_text(statement: Statement) -> str:

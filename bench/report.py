@@ -66,7 +66,7 @@ def tables(results: Results) -> Iterator[Table]:
     yield of_servers(results)
     if results["flood"]:
         yield of_flood(results)
-    if results.get("rushes"):
+    if results["rushes"]:
         yield of_rushes(results)
     if results["curves"]:
         yield of_curves(results)
@@ -184,13 +184,13 @@ def of_flood(results: Results) -> Table:
         )
     heads = ["", "idle", "flooded", "flooded / idle", "p99 ms idle", "p99 ms flooded"]
     last = flood["refresh"][-1]
+    generators = [each["generators"] for work in ("refresh", "me") for each in flood[work]]
     statuses = ", ".join(f"{status}: {rate:.0f}" for status, rate in last["statuses"].items())
     notes = [
         f"Log-ins that it can do: {flood['capacity']:.0f} a second. Flooded with "
         f"{last['offered']:.0f} a second, half of them with a wrong password, each from a network "
         f"of its own. Answered a second, by status: {statuses}.",
-        f"Load generators: {max(each.get('generators', 0) for each in flood['refresh']):.2f} of a "
-        "core at most.",
+        f"Load generators: {max(generators):.2f} of a core at most.",
         f"Memory: {flood['memory_before']:.0f} MB before, {flood['memory_after']:.0f} MB after.",
     ]
     return Table("Refresh and who am I during a flood of log-ins", heads, rows, notes)

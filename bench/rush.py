@@ -38,7 +38,7 @@ def expect(stage: Stage, progress: Progress, seconds: int) -> None:
 
 
 def duration(seconds: int) -> float:
-    return seconds + LEAD + SECONDS + LONGEST_REST / 4
+    return seconds + 2 * LEAD + SECONDS + LONGEST_REST / 4
 
 
 def measure(
@@ -67,7 +67,7 @@ def one(subject: Served, seconds: int) -> Rush:
             subject.server.port,
             from_everywhere(subject.contender.log_in),
             [{}] * LOGGING_IN,
-            seconds=LEAD + SECONDS,
+            seconds=LEAD + SECONDS + LEAD,
             users=subject.users,
             connections=LOGGING_IN,
         ) as rush:

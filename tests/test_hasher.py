@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from app.core import hashing
-from app.core.hasher import NICENESS, SLICE, Hasher, main
+from app.core.hasher import NICENESS, SCHED_SETATTR, SLICE, Hasher, main
 from app.core.hashing import Verification
 from app.core.refusals import Refusal
 
@@ -27,13 +27,17 @@ pytestmark = [
 ]
 
 PASSWORD = "nine tall herons at dawn"
+LONG = 10  # seconds
 
 
 def linux_release() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
 
 
-LONG = 10  # seconds
+slices = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in SCHED_SETATTR or linux_release() < (6, 12),
+    reason="Slices are for Linux 6.12 or newer, on x86-64 and ARM of 64 bits.",
+)
 
 
 @pytest.fixture
@@ -79,21 +83,33 @@ def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
     assert process_of(hasher).nice() == psutil.Process().nice() + NICENESS
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64" or linux_release() < (6, 12),
-    reason="Slices are for Linux 6.12 or newer, and this asks for them on x86-64.",
-)
+@slices
 def test_it_keeps_a_core_for_a_moment_only(hasher: Hasher) -> None:
+    assert policies_and_slices(hasher) == {(os.SCHED_OTHER, SLICE)}
+
+
+@slices
+def test_what_the_operator_has_chosen_for_the_service_holds_for_it_too() -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        hasher = Hasher(threads=1)
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    assert policies_and_slices(hasher) == {(os.SCHED_BATCH, SLICE)}
+    hasher.close()
+
+
+def policies_and_slices(hasher: Hasher) -> set[tuple[int, int]]:
+    """Of its threads, by sched_getattr(2). Slices are nanoseconds."""
     hasher.hash_password(PASSWORD)  # by then it is up
-    threads = process_of(hasher).threads()
-    assert {slice_of(thread.id) for thread in threads} == {SLICE}
-
-
-def slice_of(thread: int) -> int:
-    """Nanoseconds: sched_getattr(2)."""
-    attributes = ctypes.create_string_buffer(48)
-    assert ctypes.CDLL(None).syscall(315, thread, attributes, 48, 0) == 0
-    return int(struct.unpack("=IIQiIQQQ", attributes)[5])
+    found = set()
+    for thread in process_of(hasher).threads():
+        attributes = ctypes.create_string_buffer(48)
+        number = SCHED_SETATTR[platform.machine()] + 1
+        assert ctypes.CDLL(None).syscall(number, thread.id, attributes, 48, 0) == 0
+        _, policy, _, _, _, runtime, _, _ = struct.unpack("=IIQiIQQQ", attributes)
+        found.add((policy, runtime))
+    return found
 
 
 def test_it_hashes_several_at_once(hasher: Hasher) -> None:

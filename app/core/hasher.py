@@ -32,6 +32,7 @@ END_SECONDS = 2  # longer than a hash takes
 NICENESS = 15  # whoever serves goes first at a core
 SLICE = 100_000  # nanoseconds that a hash keeps a core, at least: Linux allows no less
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # a system call, which Python has not
+KEEP_POLICY = 8  # SCHED_FLAG_KEEP_POLICY
 QUIET_SECONDS = 1.0  # until unused memory is given back
 MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
 
@@ -135,12 +136,12 @@ def main() -> None:
 
 
 def give_way_soon(niceness: int) -> None:
-    """However nice a thread is, Linux lets it end its slice, of milliseconds, before whoever serves
+    """Since 6.6, Linux lets the nicest thread end its slice, of milliseconds, before whoever serves
     gets the core. Since 6.12 it may ask for a shorter one, which its own threads inherit.
     """
     number = SCHED_SETATTR.get(platform.machine())
-    if sys.platform == "linux" and number is not None:
-        attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, niceness, 0, SLICE, 0, 0)
+    if sys.platform == "linux" and number is not None and sys.maxsize > 2**32:
+        attributes = struct.pack("=IIQiIQQQ", 48, 0, KEEP_POLICY, niceness, 0, SLICE, 0, 0)
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # where it fails, all is as usual
 
 

@@ -39,6 +39,15 @@ def tables(results: Results) -> Iterator[Table]:
     yield of_targets(targets(results))
 
 
+def runs(published: Mapping[str, Any], compared: Mapping[str, Any]) -> Table:
+    """What each was made on. compared: the run that the two tables of storage are from."""
+    rows = [
+        [name.replace("_", " "), *(str(each.get(name, NOTHING)) for each in (published, compared))]
+        for name in compared
+    ]
+    return Table("The runs", ["", "sizes", "storage"], rows)
+
+
 def throughput(results: Results) -> Table:
     sizes = all_sizes(results)
     rows = []
