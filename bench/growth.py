@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
         help="other storage parameters, too, which are kept: 15 minutes more",
     )
     made.add_argument(
-        "--publish", action="store_true", help="keep the figures, and draw them into docs/plots"
+        "--publish", action="store_true", help="keep the figures, and put them into docs"
     )
     return made
 

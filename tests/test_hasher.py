@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -95,8 +96,8 @@ def test_what_the_operator_has_chosen_for_the_service_holds_for_it_too() -> None
         hasher = Hasher(threads=1)
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    assert policies_and_slices(hasher) == {(os.SCHED_BATCH, SLICE)}
-    hasher.close()
+    with closing(hasher):
+        assert policies_and_slices(hasher) == {(os.SCHED_BATCH, SLICE)}
 
 
 def policies_and_slices(hasher: Hasher) -> set[tuple[int, int]]:
