@@ -16,7 +16,8 @@ from app.api.csrf import SameOriginGate
 from app.api.envelope import Envelope
 from app.api.errors import install_error_handlers
 from app.api.openapi import describe
-from app.api.queued import Queue
+from app.api.queued import Queue, QueueGate
+from app.api.shortcut import Shortcut
 from app.api.telemetry import TELEMETRY
 from app.api.v1 import account, audit, auth, oauth2, recovery, sessions, users
 from app.core.config import Settings, SettingsError, load_settings, refuse_to_start
@@ -65,12 +66,13 @@ def create_app(settings: Settings) -> FastAPI:
             documented=settings.docs_enabled,
         )
     )
+    app.state.queue = queue = Queue(backend.passwords, app.routes)
     app.openapi = partial(describe, app, settings)  # type: ignore[method-assign]
     install_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(SameOriginGate, allowed_origins=settings.backend_cors_origins)
     app.add_middleware(Boundary, settings=settings)
-    app.add_middleware(Queue, passwords=backend.passwords, routes=app.routes)
+    app.add_middleware(QueueGate, queue=queue)
     app.add_middleware(Cors, settings=settings)
     app.add_middleware(Envelope, settings=settings)
     return app
@@ -89,7 +91,8 @@ def routes(*, tokens: bool, counts: bool, own_pages: bool, documented: bool) -> 
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Shortcut]]:
+    """Gives what app/protocol.py may use."""
     configure_logging()
     backend: Backend = app.state.backend
     backend.passwords.start_hasher()
@@ -103,7 +106,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     backend.database.after_write = Upkeep(backend.database, backend.settings).after_write
     courier = Courier(backend)
     courier.start()
-    yield
+    queue: Queue = app.state.queue
+    yield {"shortcut": Shortcut(queue, backend.settings)}
+    queue.tell()
     await asyncio.to_thread(courier.stop)
     backend.close()
 

@@ -7,13 +7,14 @@ parser copies all that it has, so that ten megabytes stop everybody else for sec
 from asyncio import Transport
 from asyncio.events import TimerHandle
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 LARGEST_HEAD = 64 * 1024  # bytes of a header, or between two pieces of a body
 MOST_PIPELINED = 16  # requests of one connection that wait for the one before
 ARRIVAL_SECONDS = 10  # for a whole request, from the first byte or from the connection
 READING_SECONDS = 25  # in which a client takes nothing of its answer
 LEAVING_SECONDS = 2  # for what still comes of a body that is refused already
+LAST_ANSWER = b"connection", b"close"  # a header of all answers, while the process ends
 
 HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -30,6 +31,8 @@ class Protocol(HttpToolsProtocol):
 
     _timer: TimerHandle | None = None
     _arriving = True
+    _is_first = True  # of the requests in one piece of data: so many may take the shortcut
+    _is_refused = False  # the request whose body comes
     _uncounted = 0  # bytes since a header or a message was complete, or a piece of a body came
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -42,7 +45,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._arriving = True
+        self._arriving = self._is_first = True
         self._uncounted += len(data)
         super().data_received(data)
         if self._uncounted > LARGEST_HEAD:
@@ -59,22 +62,59 @@ class Protocol(HttpToolsProtocol):
         self._uncounted = 0
         if len(self.pipeline) >= MOST_PIPELINED:
             raise TooMany
-        super().on_headers_complete()
+        self._is_refused = self._takes_shortcut()
+        if not self._is_refused:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._uncounted = 0
-        super().on_body(body)
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._arriving = False
         self._uncounted = 0
-        self._be_patient()
-        super().on_message_complete()
+        if not self.flow.write_paused:
+            self._be_patient()
+        if self._is_refused:
+            self._is_refused = False
+            super().on_response_complete()  # which waits for the next request
+        else:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body:
             self._give(LEAVING_SECONDS)
+
+    def _takes_shortcut(self) -> bool:
+        """Whether this request is refused and answered, as app/api/shortcut.py says.
+
+        Only what is plain, and its turn: the rest goes through uvicorn, which knows all the cases.
+        """
+        shortcut = self.app_state.get("shortcut")
+        is_turn = self._is_first and (self.cycle is None or self.cycle.response_complete)
+        self._is_first = False
+        if shortcut is None or not is_turn or not self._is_plain():
+            return False
+        answer = shortcut.answer(self.parser.get_method(), self.url, self.scope)
+        if answer is None:
+            return False
+        headers = [*self.server_state.default_headers, *answer.raw_headers]
+        head = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        self._give(LEAVING_SECONDS)
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status_code], head, answer.body))
+        return True
+
+    def _is_plain(self) -> bool:
+        return (
+            self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and LAST_ANSWER not in self.server_state.default_headers
+        )
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings
 from pydantic_settings import PydanticBaseSettingsSource as Source
 from sqlalchemy import text
 from sqlmodel import Session, SQLModel
+from starlette.types import ASGIApp
 
 from app.core.config import Settings
 
@@ -228,7 +229,7 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
 
 
 @contextmanager
-def running_server(app: FastAPI) -> Iterator[str]:
+def running_server(app: ASGIApp) -> Iterator[str]:
     """A real uvicorn on a free port of 127.0.0.1; gives its address."""
     config = uvicorn.Config(app, http=Protocol, port=0, log_config=None, access_log=False)
     server = uvicorn.Server(config)

@@ -46,7 +46,7 @@ class Envelope:
         received_at = time.monotonic()
         give_back_query(scope)
         headers = Headers(scope=scope)
-        request_id = acceptable_id(headers.get(REQUEST_ID)) or token_hex(8)
+        request_id = request_id_of(headers)
         current_request_id.set(request_id)
         state = scope.setdefault("state", {})
         state |= {
@@ -62,9 +62,7 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                sent = {name for name, _ in message["headers"]}
-                message["headers"] += [pair for pair in SECURITY_HEADERS if pair[0] not in sent]
-                message["headers"].append((REQUEST_ID_HEADER, request_id.encode()))
+                add_headers(message["headers"], request_id)
                 tell_quota(message, state.get("caller"))
             await send(message)
 
@@ -85,6 +83,19 @@ class Envelope:
                 "is your proxy, or all its clients share the limits of one network.",
                 proxy,
             )
+
+
+def request_id_of(headers: Headers) -> str:
+    """A caller's own is kept where it is harmless in a log."""
+    sent = headers.get(REQUEST_ID)
+    return sent if sent and ACCEPTABLE_ID.fullmatch(sent) else token_hex(8)
+
+
+def add_headers(headers: list[tuple[bytes, bytes]], request_id: str) -> None:
+    """Those that every answer has."""
+    sent = {name for name, _ in headers}
+    headers += [pair for pair in SECURITY_HEADERS if pair[0] not in sent]
+    headers.append((REQUEST_ID_HEADER, request_id.encode()))
 
 
 def log_request(scope: Scope, status: int | None, seconds: float) -> None:
@@ -113,8 +124,3 @@ def tell_quota(message: Message, caller: Client | None) -> None:
         reset = "" if quota.reset is None else f";t={quota.reset}"
         answer["RateLimit-Policy"] = f'"{quota.limit}";q={quota.size};w=3600'
         answer["RateLimit"] = f'"{quota.limit}";r={quota.remaining}{reset}'
-
-
-def acceptable_id(sent: str | None) -> str | None:
-    """A caller's own request id is kept where it is harmless in a log."""
-    return sent if sent and ACCEPTABLE_ID.fullmatch(sent) else None

@@ -26,27 +26,16 @@ class QueuedRoute(StrictJsonRoute):
 
 
 class Queue:
-    def __init__(self, app: ASGIApp, passwords: Passwords, routes: Iterable[BaseRoute]) -> None:
-        self.app = app
+    """Whom it has no room for, and how many those were."""
+
+    def __init__(self, passwords: Passwords, routes: Iterable[BaseRoute]) -> None:
         self.passwords = passwords
         self.routes = {route.path: route for route in routes if isinstance(route, QueuedRoute)}
         self.refused = 0  # since the last line
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self.route_of(scope)
-        if route is None or not self.passwords.is_full(network_of(scope["state"]["client"])):
-            await self.app(scope, receive, send)
-            return
-        state = scope["state"]
-        scope["route"] = route  # for the metrics
-        state |= {"code": Reason.BUSY, "counted": True}
-        self.count()
-        await problem_response(Reason.BUSY, state["request_id"])(scope, receive, send)
-
-    def route_of(self, scope: Scope) -> QueuedRoute | None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            return None
-        return self.routes.get(scope["path"].removeprefix(scope.get("root_path", "")))
+    def is_full(self, client: str) -> bool:
+        """For whoever comes from this address."""
+        return self.passwords.is_full(network_of(client))
 
     def count(self) -> None:
         if not self.refused:
@@ -54,5 +43,30 @@ class Queue:
         self.refused += 1
 
     def tell(self) -> None:
-        log_event("queue_full", logging.ERROR, refused=self.refused)
+        if self.refused:
+            log_event("queue_full", logging.ERROR, refused=self.refused)
         self.refused = 0
+
+
+class QueueGate:
+    """app/api/shortcut.py stands further out, and refuses nearly all of them."""
+
+    def __init__(self, app: ASGIApp, queue: Queue) -> None:
+        self.app = app
+        self.queue = queue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self.route_of(scope)
+        if route is None or not self.queue.is_full(scope["state"]["client"]):
+            await self.app(scope, receive, send)
+            return
+        state = scope["state"]
+        scope["route"] = route  # for the metrics
+        state |= {"code": Reason.BUSY, "counted": True}
+        self.queue.count()
+        await problem_response(Reason.BUSY, state["request_id"])(scope, receive, send)
+
+    def route_of(self, scope: Scope) -> QueuedRoute | None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return None
+        return self.queue.routes.get(scope["path"].removeprefix(scope.get("root_path", "")))

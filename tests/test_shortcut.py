@@ -1,0 +1,224 @@
+"""What finds the queue full is refused before the application is asked: app/api/shortcut.py."""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from httpx2 import Client, Response
+from starlette.types import Receive, Scope, Send
+
+from app.main import create_app
+from app.protocol import LAST_ANSWER, MOST_PIPELINED, Protocol
+from tests.answers import differences, refused_as
+from tests.conftest import make_settings, running_server
+from tests.people import ADA
+from tests.test_protocol import PATIENCE, SOON, impatient, is_cut_off, narrow, read_to_the_end
+
+__all__ = ["impatient", "narrow"]  # fixtures
+
+PATH = "/api/v1/auth/login"
+FRONT_END = "https://app.example.com"
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: testserver\r\n".encode()
+LOG_IN = HEAD + b"Content-Length: 2\r\n\r\n{}"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: testserver\r\n\r\n"
+GOODBYE = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+class Counted:
+    """An application that knows how often it was asked."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.asked = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked += scope["type"] == "http"
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def served(migrated_sqlite: Path) -> Iterator[tuple[Counted, str]]:
+    settings = make_settings(
+        f"sqlite:///{migrated_sqlite}",
+        backend_cors_origins=[FRONT_END],
+        enable_metrics=True,
+        trusted_proxies=["127.0.0.1"],
+    )
+    app = Counted(create_app(settings))
+    with running_server(app) as address:
+        yield app, address
+
+
+@pytest.fixture
+def app(served: tuple[Counted, str]) -> Iterator[Counted]:
+    """Its queue is full."""
+    app, _ = served
+    app.asked = 0
+    passwords = app.app.state.backend.passwords
+    room, passwords._room = passwords._room, 0
+    yield app
+    passwords._room = room
+    passwords._under_way.clear()
+
+
+@pytest.fixture
+def client(served: tuple[Counted, str]) -> Iterator[Client]:
+    with Client(base_url=served[1]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def connection(served: tuple[Counted, str]) -> Iterator[socket.socket]:
+    url = httpx2.URL(served[1])
+    with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as opened:
+        yield opened
+
+
+def log_in(client: Client, **headers: str) -> Response:
+    return client.post(PATH, json=ADA, headers=headers)
+
+
+def statuses(connection: socket.socket, *requests: bytes) -> list[bytes]:
+    """Of all answers, in their order. The last request closes the connection."""
+    for request in requests:
+        connection.sendall(request)
+    return re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(connection))
+
+
+def test_the_application_is_not_asked(client: Client, app: Counted) -> None:
+    assert refused_as(log_in(client)) == (503, "busy")
+    assert app.asked == 0
+
+
+def test_what_is_said_is_what_the_application_says(client: Client, app: Counted) -> None:
+    long_way = log_in(client, Connection="close")
+    assert app.asked == 1
+    assert differences(log_in(client), long_way) == {"header connection"}
+
+
+def test_the_callers_request_id_is_kept(client: Client, app: Counted) -> None:
+    answer = log_in(client, **{"X-Request-ID": "0123-from-a-proxy"})
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "0123-from-a-proxy"
+
+
+def test_with_room_in_the_queue_the_application_is_asked(client: Client, app: Counted) -> None:
+    app.app.state.backend.passwords._room = 1
+    assert refused_as(client.post(PATH, content=b"{")) == (422, "validation_failed")
+    assert app.asked == 1
+
+
+def test_a_network_that_has_its_share_is_refused_and_others_are_not(
+    client: Client, app: Counted
+) -> None:
+    passwords = app.app.state.backend.passwords
+    passwords._room = passwords._share
+    passwords._under_way["192.0.2.1"] = passwords._share
+    assert log_in(client, **{"X-Forwarded-For": "192.0.2.1"}).status_code == 503
+    assert app.asked == 0
+    assert log_in(client, **{"X-Forwarded-For": "192.0.2.2"}).status_code != 503
+
+
+def test_a_page_of_the_front_end_can_read_the_refusal(client: Client, app: Counted) -> None:
+    answer = log_in(client, Origin=FRONT_END)
+    assert refused_as(answer) == (503, "busy")
+    assert answer.headers["access-control-allow-origin"] == FRONT_END
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (HEAD.replace(b"1.1", b"1.0"), b"503"),
+        (HEAD.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n", b"503"),
+        (HEAD + b"Connection: close\r\n", b"503"),
+        (HEAD + b"Connection: close\r\nExpect: 100-continue\r\n", b"503"),
+        (HEAD.replace(b"login", b"login?a=b") + b"Connection: close\r\n", b"503"),
+        (HEAD.replace(b"login", b"log%69n") + b"Connection: close\r\n", b"503"),
+        (HEAD.replace(b"login", b"log\xffn") + b"Connection: close\r\n", b"400"),
+        (HEAD.replace(b"login", b"logout") + b"Connection: close\r\n", b"204"),
+        (HEAD.replace(b"POST", b"PUT") + b"Connection: close\r\n", b"405"),
+        (HEAD + b"Connection: close\r\nContent-Length: two\r\n", b"400"),
+    ],
+)
+def test_whatever_is_not_plain_goes_the_long_way(
+    connection: socket.socket, app: Counted, request_head: bytes, status: bytes
+) -> None:
+    assert statuses(connection, request_head + b"\r\n") == [status]
+    assert app.asked == (status != b"400")
+
+
+def test_the_connection_goes_on(connection: socket.socket, app: Counted) -> None:
+    found = statuses(connection, LOG_IN + LIVE, LOG_IN[:-1], LOG_IN[-1:], LOG_IN, GOODBYE)
+    assert found == [b"503", b"200", b"503", b"503", b"200"]
+
+
+def test_requests_in_one_piece_are_answered_in_their_order(
+    connection: socket.socket, app: Counted
+) -> None:
+    found = statuses(connection, LIVE + LOG_IN + LIVE + LOG_IN + LOG_IN + GOODBYE)
+    assert found == [b"200", b"503", b"200", b"503", b"503", b"200"]
+
+
+def test_who_asks_on_and_on_in_one_piece_is_refused(
+    connection: socket.socket, app: Counted
+) -> None:
+    connection.sendall(LOG_IN * (MOST_PIPELINED + 10))
+    assert b"HTTP/1.1 400 " in read_to_the_end(connection)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_body_that_was_refused_does_not_go_on_without_end(
+    connection: socket.socket, app: Counted
+) -> None:
+    connection.sendall(HEAD + b"Content-Length: 300000000\r\n\r\n")
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 503 ")
+    begin = time.monotonic()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while time.monotonic() < begin + PATIENCE:
+            connection.sendall(b"a")
+            time.sleep(SOON / 10)
+    assert time.monotonic() < begin + PATIENCE
+
+
+@pytest.mark.usefixtures("impatient", "narrow")
+def test_answers_that_nobody_takes_are_not_kept(served: tuple[Counted, str], app: Counted) -> None:
+    url = httpx2.URL(served[1])
+    assert is_cut_off((url.host, url.port or 0), LOG_IN)
+
+
+def test_while_the_process_ends_the_answer_is_the_connections_last(
+    client: Client, app: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As app/server.py has it."""
+    begun = Protocol.on_message_begin
+
+    def ending(self: Protocol) -> None:
+        headers = [*self.server_state.default_headers, LAST_ANSWER]
+        monkeypatch.setattr(self.server_state, "default_headers", headers)
+        begun(self)
+
+    monkeypatch.setattr(Protocol, "on_message_begin", ending)
+    assert log_in(client).headers["connection"] == "close"
+
+
+def test_it_leaves_no_line_and_is_counted(
+    client: Client, app: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    def counted() -> float:
+        label = f'method="POST",route="{PATH}",status="503"'
+        found = [line for line in client.get("/metrics").text.splitlines() if label in line]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    before = counted()
+    caplog.clear()
+    for _ in range(3):
+        log_in(client)
+    assert counted() == before + 3
+    assert app.app.state.queue.refused >= 3
+    lines = [vars(record)["fields"] for record in caplog.records if record.msg == "request"]
+    assert {line["path"] for line in lines} == {"/metrics"}
