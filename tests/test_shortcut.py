@@ -128,6 +128,16 @@ def test_a_page_of_the_front_end_can_read_the_refusal(client: Client, app: Count
     answer = log_in(client, Origin=FRONT_END)
     assert refused_as(answer) == (503, "busy")
     assert answer.headers["access-control-allow-origin"] == FRONT_END
+    assert app.asked == 1
+
+
+def test_a_page_from_elsewhere_is_not_asked_about_and_reads_nothing(
+    client: Client, app: Counted
+) -> None:
+    answer = log_in(client, Origin="https://evil.example")
+    assert refused_as(answer) == (503, "busy")
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert app.asked == 0
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ class Shortcut:
     def __init__(self, queue: Queue, settings: Settings) -> None:
         self.queue = queue
         self.trusted_proxies = settings.trusted_proxies
+        self.allowed_origins = frozenset(settings.backend_cors_origins)
 
     def answer(self, method: bytes, target: bytes, scope: Scope) -> Response | None:
-        """None: the application has to be asked. So it has to where an answer needs CORS.
+        """None: the application has to be asked. So it has to for pages that CORS lets read it.
 
         scope: its client and headers.
         """
@@ -30,7 +31,7 @@ class Shortcut:
         if route is None:
             return None
         headers = Headers(scope=scope)
-        if "origin" in headers:
+        if headers.get("origin") in self.allowed_origins:
             return None
         if not self.queue.is_full(client_address(scope, headers, self.trusted_proxies)):
             return None
