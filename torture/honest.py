@@ -138,7 +138,7 @@ class Person:
         patience: float = 60,
     ) -> Answer:
         """From an address of its own, which the mail that follows will tell."""
-        self.origin = self.town.post.new_origin()
+        self.origin = self.town.post.new_origin(f"{what} of {self.email}")
         start = time.monotonic()
         answer = await jar.ask(
             method, path, body, headers={"X-Forwarded-For": self.origin}, patience=patience

@@ -3,12 +3,13 @@
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from itertools import count
 
-from sqlalchemy import ColumnElement, Engine, func, update
-from sqlmodel import Session, col, select
+from sqlalchemy import Engine, update
+from sqlmodel import Session, select
 
 from app.models.mail import Mail
 from tests.mailbox import LINK, Mailbox, text_of
@@ -28,13 +29,16 @@ class Post:
     def __init__(self, mailbox: Mailbox) -> None:
         self.promised: dict[str, float] = {}  # when, by origin
         self.came: dict[str, list[float]] = {}
+        self.asked: dict[str, str] = {}  # what for
         self._tokens: dict[str, str] = {}
         self._mailbox = mailbox
         self._seen = 0
         self._numbers = count(FIRST_ORIGIN)
 
-    def new_origin(self) -> str:
-        return str(IPv4Address(next(self._numbers)))
+    def new_origin(self, what: str) -> str:
+        origin = str(IPv4Address(next(self._numbers)))
+        self.asked[origin] = what
+        return origin
 
     def promise(self, origin: str) -> None:
         self.promised.setdefault(origin, time.monotonic())
@@ -56,7 +60,8 @@ class Post:
 
     @property
     def missing(self) -> list[str]:
-        return [origin for origin in self.promised if origin not in self.came]
+        """What had been asked for."""
+        return [self.asked[origin] for origin in self.promised if origin not in self.came]
 
     @property
     def doubled(self) -> int:
@@ -77,9 +82,9 @@ class Outbox:
     def __init__(self, database: Engine) -> None:
         self._database = database
 
-    def waiting(self, *such: ColumnElement[bool]) -> int:
+    def due_times(self) -> Sequence[datetime]:
         with Session(self._database) as session:
-            return session.exec(select(func.count(col(Mail.id))).where(*such)).one()
+            return session.exec(select(Mail.due_at)).all()
 
     def end_leases(self) -> None:
         """As if they had run out."""
@@ -89,6 +94,6 @@ class Outbox:
 
     async def until_empty(self) -> None:
         for _ in range(LOOKS):
-            if not self.waiting():
+            if not self.due_times():
                 return
             await asyncio.sleep(PAUSE)
