@@ -49,13 +49,21 @@ class Protocol(HttpToolsProtocol):
         self._uncounted += len(data)
         super().data_received(data)
         if self._uncounted > LARGEST_HEAD:
-            self.transport.write(HEAD_TOO_LARGE)
+            if self._may_complain:
+                self.transport.write(HEAD_TOO_LARGE)
             self.transport.close()
         elif self._arriving and self._timer is None:
             self._give(ARRIVAL_SECONDS)
 
+    def send_400_response(self, msg: str) -> None:
+        if self._may_complain:
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
     def on_message_begin(self) -> None:
         self._arriving = True
+        self._unset_keepalive_if_required()  # it may be in one piece with the one before
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -65,6 +73,9 @@ class Protocol(HttpToolsProtocol):
         self._is_refused = self._takes_shortcut()
         if not self._is_refused:
             super().on_headers_complete()
+            if self.parser.should_upgrade():  # no body is looked for: it would be the next request
+                self.cycle.keep_alive = False
+        self.headers = []  # trailers are none of this request's
 
     def on_body(self, body: bytes) -> None:
         self._uncounted = 0
@@ -76,7 +87,7 @@ class Protocol(HttpToolsProtocol):
         self._uncounted = 0
         if not self.flow.write_paused:
             self._be_patient()
-        if self._is_refused:
+        if self._is_refused or self.cycle.response_complete:
             self._is_refused = False
             super().on_response_complete()  # which waits for the next request
         else:
@@ -116,6 +127,16 @@ class Protocol(HttpToolsProtocol):
             and LAST_ANSWER not in self.server_state.default_headers
         )
 
+    @property
+    def _may_complain(self) -> bool:
+        """Whether the next answer that the client expects is that to what arrives."""
+        cycle = self.cycle
+        if self._is_refused or self.pipeline:
+            return False
+        if cycle is None or (cycle.response_complete and not cycle.more_body):
+            return True
+        return cycle.more_body and not cycle.response_started
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._give(READING_SECONDS)
@@ -123,6 +144,8 @@ class Protocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._be_patient()
+        if self._arriving:
+            self._give(ARRIVAL_SECONDS)
 
     def _give(self, seconds: float) -> None:
         self._be_patient()

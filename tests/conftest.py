@@ -231,7 +231,9 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
 @contextmanager
 def running_server(app: ASGIApp) -> Iterator[str]:
     """A real uvicorn on a free port of 127.0.0.1; gives its address."""
-    config = uvicorn.Config(app, http=Protocol, port=0, log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, http=Protocol, ws="none", port=0, log_config=None, access_log=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import threading
 import time
 from asyncio import Transport
 from collections.abc import Iterator
@@ -45,6 +46,18 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     def connection_made(self: Protocol, transport: Transport) -> None:
         opened = transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(self, transport)
+
+    monkeypatch.setattr(Protocol, "connection_made", connection_made)
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that rests is soon closed."""
+    made = Protocol.connection_made
+
+    def connection_made(self: Protocol, transport: Transport) -> None:
+        self.timeout_keep_alive = SOON
         made(self, transport)
 
     monkeypatch.setattr(Protocol, "connection_made", connection_made)
@@ -165,9 +178,51 @@ def test_a_body_that_was_refused_does_not_go_on_without_end(connection: socket.s
     assert read_to_the_end(connection) == b""
 
 
-def test_who_asks_on_and_on_without_waiting_is_refused(connection: socket.socket) -> None:
+@pytest.mark.usefixtures("restless")
+def test_nobody_waits_for_another_request_after_a_body_that_was_refused(
+    address: tuple[str, int],
+) -> None:
+    with socket.create_connection(address, timeout=PATIENCE) as connection:
+        connection.sendall(LOG_IN + b"Content-Length: 70000\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+        connection.sendall(b"a" * 70_000)
+        assert read_to_the_end(connection) == b""
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_request_that_begins_while_answers_wait_is_not_waited_for(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "ARRIVAL_SECONDS", SOON)
+    paused = threading.Event()
+    pause = Protocol.pause_writing
+    monkeypatch.setattr(Protocol, "pause_writing", lambda self: (pause(self), paused.set()))
+    with socket.create_connection(address, timeout=PATIENCE / 2) as connection:
+        while not paused.is_set():
+            connection.sendall(REQUEST + b"\r\n")
+            time.sleep(0.01)
+        connection.sendall(b"G")
+        time.sleep(0.1)
+        read_to_the_end(connection)
+
+
+def test_after_the_answer_to_a_request_its_body_gets_none(connection: socket.socket) -> None:
+    connection.sendall(LOG_IN + b"Transfer-Encoding: chunked\r\n\r\n11170\r\n" + b"a" * 70_000)
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+    connection.sendall(b"\r\nno size of a chunk\r\n")
+    assert read_to_the_end(connection) == b""
+
+
+def test_what_is_no_request_is_not_the_answer_to_the_one_before(
+    connection: socket.socket,
+) -> None:
+    connection.sendall(REQUEST + b"\r\n" + b"no request\r\n")
+    assert b" 400 " not in read_to_the_end(connection)
+
+
+def test_who_asks_on_and_on_without_waiting_is_cut_off(connection: socket.socket) -> None:
     connection.sendall((REQUEST + b"\r\n") * (MOST_PIPELINED + 10))
-    assert b"HTTP/1.1 400 " in read_to_the_end(connection)
+    assert read_to_the_end(connection) == b""
 
 
 def test_some_requests_may_follow_one_another_without_waiting(connection: socket.socket) -> None:

@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -228,7 +229,7 @@ UNAMBIGUOUS = {
     "a chunk extension": ("Transfer-Encoding: Chunked", b"2;a=b\r\n{}\r\n0\r\n\r\n"),
     "a trailer": (
         "Transfer-Encoding: chunked",
-        b"0\r\nX-Anything: a\r\n\r\n",
+        b"0\r\nAuthorization: Bearer a\r\n\r\n",
     ),
     "chunked as the last coding": ("Transfer-Encoding: identity, chunked", b"0\r\n\r\n"),
 }
@@ -266,6 +267,20 @@ def test_what_follows_an_upgrade_is_no_request(server: Server, protocol: str) ->
     answer = exchange(server, upgrade + request("GET", ME, authorization=server.bearer(BOB)))
     assert answer.statuses == [200]
     assert not [seen for seen in server.all_seen() if seen.authorization]
+
+
+@pytest.mark.proves("4.2.1", "IN-07")
+@pytest.mark.parametrize("pause", [0, 0.2], ids=["before the answer", "after it"])
+def test_the_body_of_an_upgrade_is_no_request(server: Server, pause: float) -> None:
+    smuggled = request("GET", ME, authorization=server.bearer(BOB))
+    head = f"POST {LOGOUT} HTTP/1.1\r\nHost: testserver\r\nConnection: Upgrade\r\nUpgrade: a\r\n"
+    with connect(server) as connection:
+        connection.sendall(f"{head}Content-Length: {len(smuggled)}\r\n\r\n".encode())
+        time.sleep(pause)
+        connection.sendall(smuggled)
+        answer = read_answer(connection)
+    assert answer.statuses == [204]
+    assert server.all_seen() == [Seen("POST", LOGOUT, None)]
 
 
 @pytest.mark.proves("4.2.1", "13.4.4", "IN-07")

@@ -1,5 +1,6 @@
 """What finds the queue full is refused before the application is asked: app/api/shortcut.py."""
 
+import asyncio
 import re
 import socket
 import time
@@ -18,15 +19,24 @@ from app.protocol import LAST_ANSWER, MOST_PIPELINED, Protocol
 from tests.answers import differences, refused_as
 from tests.conftest import make_settings, running_server
 from tests.people import ADA
-from tests.test_protocol import PATIENCE, SOON, impatient, is_cut_off, narrow, read_to_the_end
+from tests.test_protocol import (
+    PATIENCE,
+    SOON,
+    impatient,
+    is_cut_off,
+    narrow,
+    read_to_the_end,
+    restless,
+)
 
-__all__ = ["impatient", "narrow"]  # fixtures
+__all__ = ["impatient", "narrow", "restless"]  # fixtures
 
 PATH = "/api/v1/auth/login"
 FRONT_END = "https://app.example.com"
 HEAD = f"POST {PATH} HTTP/1.1\r\nHost: testserver\r\n".encode()
 LOG_IN = HEAD + b"Content-Length: 2\r\n\r\n{}"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: testserver\r\n\r\n"
+SLOW = LIVE.replace(b"live", b"live?slow")
 GOODBYE = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
@@ -39,6 +49,8 @@ class Counted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += scope["type"] == "http"
+        if scope.get("query_string") == b"slow":
+            await asyncio.sleep(3 * SOON)
         await self.app(scope, receive, send)
 
 
@@ -174,11 +186,35 @@ def test_requests_in_one_piece_are_answered_in_their_order(
     assert found == [b"200", b"503", b"200", b"503", b"503", b"200"]
 
 
-def test_who_asks_on_and_on_in_one_piece_is_refused(
+def test_who_asks_on_and_on_in_one_piece_is_cut_off(
     connection: socket.socket, app: Counted
 ) -> None:
     connection.sendall(LOG_IN * (MOST_PIPELINED + 10))
-    assert b"HTTP/1.1 400 " in read_to_the_end(connection)
+    assert read_to_the_end(connection).count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("pieces", [[LOG_IN + SLOW], [LOG_IN[:-1], LOG_IN[-1:] + SLOW]])
+def test_a_request_in_one_piece_with_it_has_its_time(
+    served: tuple[Counted, str], app: Counted, pieces: list[bytes]
+) -> None:
+    url = httpx2.URL(served[1])
+    with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as connection:
+        assert statuses(connection, *pieces) == [b"503", b"200"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: gzip\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\nX Y: 1\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2;a=" + b"a" * 240_000,
+    ],
+    ids=["coding", "chunk", "trailer", "extension"],
+)
+def test_it_is_the_only_answer(connection: socket.socket, app: Counted, rest: bytes) -> None:
+    assert statuses(connection, HEAD + rest) == [b"503"]
 
 
 @pytest.mark.usefixtures("impatient")
