@@ -1,5 +1,7 @@
 """HTTP as uvicorn speaks it, within limits: of time, and of what is not a body.
 
+And where the queue in front of the passwords is full, a refusal costs next to nothing.
+
 A proxy has its own. Without one, a single client could keep a header coming: with every piece the
 parser copies all that it has, so that ten megabytes stop everybody else for seconds.
 """
@@ -7,31 +9,36 @@ parser copies all that it has, so that ten megabytes stop everybody else for sec
 from asyncio import Transport
 from asyncio.events import TimerHandle
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 LARGEST_HEAD = 64 * 1024  # bytes of a header, or between two pieces of a body
 MOST_PIPELINED = 16  # requests of one connection that wait for the one before
 ARRIVAL_SECONDS = 10  # for a whole request, from the first byte or from the connection
 READING_SECONDS = 25  # in which a client takes nothing of its answer
 LEAVING_SECONDS = 2  # for what still comes of a body that is refused already
-LAST_ANSWER = b"connection", b"close"  # a header of all answers, while the process ends
+CLOSE = b"connection", b"close"  # a header of all answers, while the process ends
 
-HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-type: text/plain; charset=utf-8\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-)
+NOTHING_MORE = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class TooMany(Exception):
-    """The parser stops at it, and uvicorn answers 400."""
+    """The parser stops at it, as at what is no HTTP."""
 
 
 class Protocol(HttpToolsProtocol):
-    """Nothing is timed of a request that comes in one piece and whose answer is taken."""
+    """Nothing is timed of a request that comes in one piece and whose answer is taken.
+
+    There are no WebSockets: it needs `ws="none"`.
+    """
 
     _timer: TimerHandle | None = None
     _arriving = True
-    _is_first = True  # of the requests in one piece of data: so many may take the shortcut
+    _is_first = True  # of the requests in a piece of data: the others would wait for too long
+    _is_over = False  # nothing more is read
     _is_refused = False  # the request whose body comes
     _uncounted = 0  # bytes since a header or a message was complete, or a piece of a body came
 
@@ -45,21 +52,18 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         self._arriving = self._is_first = True
         self._uncounted += len(data)
         super().data_received(data)
         if self._uncounted > LARGEST_HEAD:
-            if self._may_complain:
-                self.transport.write(HEAD_TOO_LARGE)
-            self.transport.close()
+            self._end(431)
         elif self._arriving and self._timer is None:
             self._give(ARRIVAL_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
-        if self._may_complain:
-            super().send_400_response(msg)
-        else:
-            self.transport.close()
+        self._end(400)
 
     def on_message_begin(self) -> None:
         self._arriving = True
@@ -75,6 +79,7 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
             if self.parser.should_upgrade():  # no body is looked for: it would be the next request
                 self.cycle.keep_alive = False
+                self._is_over = True
         self.headers = []  # trailers are none of this request's
 
     def on_body(self, body: bytes) -> None:
@@ -87,11 +92,14 @@ class Protocol(HttpToolsProtocol):
         self._uncounted = 0
         if not self.flow.write_paused:
             self._be_patient()
-        if self._is_refused or self.cycle.response_complete:
+        if self._is_refused:
             self._is_refused = False
-            super().on_response_complete()  # which waits for the next request
+        elif self.cycle.response_complete:
+            self.cycle.more_body = False
         else:
             super().on_message_complete()
+            return
+        super().on_response_complete()  # which waits for the next request
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -113,7 +121,6 @@ class Protocol(HttpToolsProtocol):
             return False
         headers = [*self.server_state.default_headers, *answer.raw_headers]
         head = b"".join(b"%b: %b\r\n" % pair for pair in headers)
-        self._give(LEAVING_SECONDS)
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status_code], head, answer.body))
         return True
 
@@ -124,18 +131,31 @@ class Protocol(HttpToolsProtocol):
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
             and not self.flow.write_paused
-            and LAST_ANSWER not in self.server_state.default_headers
+            and CLOSE not in self.server_state.default_headers
         )
 
-    @property
-    def _may_complain(self) -> bool:
-        """Whether the next answer that the client expects is that to what arrives."""
-        cycle = self.cycle
-        if self._is_refused or self.pipeline:
-            return False
-        if cycle is None or (cycle.response_complete and not cycle.more_body):
-            return True
-        return cycle.more_body and not cycle.response_started
+    def _end(self, status: int) -> None:
+        """Reads no more. Requests that have arrived are answered; else, what arrives gets this.
+
+        But not after its answer, nor while others wait for theirs: what does not come in its turn
+        is taken for another request's answer.
+        """
+        self._is_over = True
+        self._arriving = False
+        self._uncounted = 0
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None:
+            is_next = not self._is_refused
+        elif cycle.response_complete:
+            is_next = not (self._is_refused or cycle.more_body)
+        elif not cycle.more_body:
+            cycle.keep_alive = False
+            return
+        else:
+            is_next = not (cycle.response_started or self.pipeline)
+        if is_next:
+            self.transport.write(STATUS_LINE[status] + NOTHING_MORE)
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

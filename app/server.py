@@ -23,7 +23,7 @@ from app.core.keys import access_keys
 from app.core.logs import configure_logging
 from app.core.metrics import FOLDER, check_folder
 from app.core.password_policy import PasswordPolicy
-from app.protocol import LAST_ANSWER, Protocol
+from app.protocol import CLOSE, Protocol
 
 SHUTDOWN_SECONDS = 20  # for requests under way; longer than a statement may take
 LAST_CALL = 5  # of these, for requests on their way; longer than a proxy keeps what rests
@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
         for sock in sockets or []:
             sock.close()
         # Each answer says that it is the connection's last, also to requests under way.
-        self.server_state.default_headers.append(LAST_ANSWER)
+        self.server_state.default_headers.append(CLOSE)
         until = time.monotonic() + LAST_CALL
         while self.server_state.connections and time.monotonic() < until:
             if self.force_exit:

@@ -2,9 +2,7 @@
 
 import re
 import socket
-import threading
 import time
-from asyncio import Transport
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,11 +11,21 @@ import pytest
 
 from app import protocol
 from app.main import create_app
-from app.protocol import LARGEST_HEAD, MOST_PIPELINED, Protocol
+from app.protocol import LARGEST_HEAD, MOST_PIPELINED
 from tests.conftest import make_settings, running_server
+from tests.connections import (
+    SOON,
+    be_impatient,
+    close_what_rests,
+    connect,
+    is_cut_off,
+    keep_few_answers,
+    read_to_the_end,
+    send_as_long_as_it_reads,
+    send_without_end,
+    tell_of_pauses,
+)
 
-PATIENCE = 10  # seconds; nothing takes that long
-SOON = 0.3  # seconds, instead of the limits of production
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: testserver\r\n"
 LOG_IN = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: testserver\r\n"
 LOG_IN += b"Content-Type: application/json\r\n"
@@ -34,80 +42,8 @@ def address(migrated_sqlite: Path) -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def connection(address: tuple[str, int]) -> Iterator[socket.socket]:
-    with socket.create_connection(address, timeout=PATIENCE) as opened:
+    with connect(address) as opened:
         yield opened
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system keeps no more than a few answers for a client."""
-    made = Protocol.connection_made
-
-    def connection_made(self: Protocol, transport: Transport) -> None:
-        opened = transport.get_extra_info("socket")
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        made(self, transport)
-
-    monkeypatch.setattr(Protocol, "connection_made", connection_made)
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that rests is soon closed."""
-    made = Protocol.connection_made
-
-    def connection_made(self: Protocol, transport: Transport) -> None:
-        self.timeout_keep_alive = SOON
-        made(self, transport)
-
-    monkeypatch.setattr(Protocol, "connection_made", connection_made)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ARRIVAL_SECONDS", "READING_SECONDS", "LEAVING_SECONDS"):
-        monkeypatch.setattr(protocol, name, SOON)
-
-
-def send_without_end(connection: socket.socket, piece: bytes) -> int:
-    """How many bytes it took until nobody listened any more."""
-    sent = 0
-    try:
-        while sent < 50_000_000:
-            connection.sendall(piece)
-            sent += len(piece)
-    except (BrokenPipeError, ConnectionResetError):
-        return sent
-    pytest.fail("it would have gone on for ever")
-
-
-def read_to_the_end(connection: socket.socket) -> bytes:
-    """Raises TimeoutError where the connection stays."""
-    received = b""
-    try:
-        while data := connection.recv(65_536):
-            received += data
-    except ConnectionResetError:
-        pass
-    return received
-
-
-def is_cut_off(address: tuple[str, int], request: bytes) -> bool:
-    """Whoever asks one thing after the other, and takes no answer."""
-    deadline = time.monotonic() + PATIENCE / 2
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(address)
-        connection.setblocking(False)
-        while time.monotonic() < deadline:
-            try:
-                connection.send(request)
-                time.sleep(0.01)  # so that each arrives by itself
-            except BlockingIOError:
-                time.sleep(0.05)
-            except (BrokenPipeError, ConnectionResetError):
-                return True
-    return False
 
 
 @pytest.mark.parametrize(
@@ -146,7 +82,6 @@ def test_large_headers_of_one_connection_do_not_add_up(connection: socket.socket
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "beginning",
     [
@@ -159,51 +94,69 @@ def test_large_headers_of_one_connection_do_not_add_up(connection: socket.socket
     ids=["nothing", "an empty line", "a header", "a body", "a second request"],
 )
 def test_a_request_that_does_not_arrive_is_not_waited_for(
-    address: tuple[str, int], beginning: bytes
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    with socket.create_connection(address, timeout=PATIENCE) as connection:
-        connection.sendall(beginning)
+    be_impatient(monkeypatch)
+    with connect(address) as connection:
+        send_as_long_as_it_reads(connection, beginning)
         read_to_the_end(connection)
 
 
-@pytest.mark.usefixtures("impatient", "narrow")
-def test_answers_that_nobody_takes_are_not_kept(address: tuple[str, int]) -> None:
+def test_answers_that_nobody_takes_are_not_kept(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_impatient(monkeypatch)
+    keep_few_answers(monkeypatch)
     assert is_cut_off(address, REQUEST + b"\r\n")
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_body_that_was_refused_does_not_go_on_without_end(connection: socket.socket) -> None:
-    connection.sendall(LOG_IN + b"Content-Length: 300000000\r\n\r\n")
-    assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
-    assert read_to_the_end(connection) == b""
-
-
-@pytest.mark.usefixtures("restless")
-def test_nobody_waits_for_another_request_after_a_body_that_was_refused(
-    address: tuple[str, int],
-) -> None:
-    with socket.create_connection(address, timeout=PATIENCE) as connection:
-        connection.sendall(LOG_IN + b"Content-Length: 70000\r\n\r\n")
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
-        connection.sendall(b"a" * 70_000)
-        assert read_to_the_end(connection) == b""
-
-
-@pytest.mark.usefixtures("narrow")
 def test_a_request_that_begins_while_answers_wait_is_not_waited_for(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keep_few_answers(monkeypatch)
     monkeypatch.setattr(protocol, "ARRIVAL_SECONDS", SOON)
-    paused = threading.Event()
-    pause = Protocol.pause_writing
-    monkeypatch.setattr(Protocol, "pause_writing", lambda self: (pause(self), paused.set()))
-    with socket.create_connection(address, timeout=PATIENCE / 2) as connection:
+    paused = tell_of_pauses(monkeypatch)
+    with connect(address, room=4096) as connection:
         while not paused.is_set():
             connection.sendall(REQUEST + b"\r\n")
             time.sleep(0.01)
         connection.sendall(b"G")
         time.sleep(0.1)
         read_to_the_end(connection)
+
+
+def test_a_body_that_was_refused_does_not_go_on_without_end(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_impatient(monkeypatch)
+    with connect(address) as connection:
+        connection.sendall(LOG_IN + b"Content-Length: 300000000\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+        send_without_end(connection, b"a", pause=SOON / 10)
+
+
+def test_after_a_body_that_was_refused_nobody_waits_for_ever_for_the_next_request(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close_what_rests(monkeypatch)
+    with connect(address) as connection:
+        connection.sendall(LOG_IN + b"Content-Length: 70000\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+        send_as_long_as_it_reads(connection, b"a" * 70_000)
+        assert read_to_the_end(connection) == b""
+
+
+def test_after_a_body_that_was_refused_the_next_request_gets_its_answer(
+    connection: socket.socket,
+) -> None:
+    connection.sendall(LOG_IN + b"Content-Length: 70000\r\n\r\n")
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+    connection.sendall(b"a" * 70_000 + REQUEST + b"\r\n")
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    connection.sendall(LOG_IN + b"Content-Length: 70000\r\n\r\n")
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+    connection.sendall(b"a" * 70_000 + b"no request\r\n")
+    assert read_to_the_end(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_after_the_answer_to_a_request_its_body_gets_none(connection: socket.socket) -> None:
@@ -213,16 +166,28 @@ def test_after_the_answer_to_a_request_its_body_gets_none(connection: socket.soc
     assert read_to_the_end(connection) == b""
 
 
-def test_what_is_no_request_is_not_the_answer_to_the_one_before(
+@pytest.mark.parametrize("rest", [b"no request\r\n", REQUEST + b"X-Large: " + b"a" * 200_000])
+def test_a_request_gets_its_own_answer_whatever_comes_after_it(
+    connection: socket.socket, rest: bytes
+) -> None:
+    connection.sendall(REQUEST + b"\r\n")
+    send_as_long_as_it_reads(connection, rest)
+    answers = read_to_the_end(connection)
+    assert answers.startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_is_no_request_is_not_answered_in_the_place_of_the_one_before(
     connection: socket.socket,
 ) -> None:
     connection.sendall(REQUEST + b"\r\n" + b"no request\r\n")
-    assert b" 400 " not in read_to_the_end(connection)
+    assert re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(connection)) == [b"200"]
 
 
 def test_who_asks_on_and_on_without_waiting_is_cut_off(connection: socket.socket) -> None:
+    """After so many answers as may be asked for."""
     connection.sendall((REQUEST + b"\r\n") * (MOST_PIPELINED + 10))
-    assert read_to_the_end(connection) == b""
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(connection))
+    assert statuses == [b"200"] * (MOST_PIPELINED + 1)
 
 
 def test_some_requests_may_follow_one_another_without_waiting(connection: socket.socket) -> None:

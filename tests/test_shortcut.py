@@ -5,7 +5,6 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -15,21 +14,23 @@ from httpx2 import Client, Response
 from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
-from app.protocol import LAST_ANSWER, MOST_PIPELINED, Protocol
+from app.protocol import CLOSE, MOST_PIPELINED, Protocol
 from tests.answers import differences, refused_as
 from tests.conftest import make_settings, running_server
-from tests.people import ADA
-from tests.test_protocol import (
+from tests.connections import (
     PATIENCE,
     SOON,
-    impatient,
+    be_impatient,
+    close_what_rests,
+    connect,
     is_cut_off,
-    narrow,
+    keep_few_answers,
     read_to_the_end,
-    restless,
+    send_as_long_as_it_reads,
+    send_without_end,
+    tell_of_pauses,
 )
-
-__all__ = ["impatient", "narrow", "restless"]  # fixtures
+from tests.people import ADA
 
 PATH = "/api/v1/auth/login"
 FRONT_END = "https://app.example.com"
@@ -86,9 +87,14 @@ def client(served: tuple[Counted, str]) -> Iterator[Client]:
 
 
 @pytest.fixture
-def connection(served: tuple[Counted, str]) -> Iterator[socket.socket]:
+def address(served: tuple[Counted, str]) -> tuple[str, int]:
     url = httpx2.URL(served[1])
-    with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as opened:
+    return url.host, url.port or 0
+
+
+@pytest.fixture
+def connection(address: tuple[str, int]) -> Iterator[socket.socket]:
+    with connect(address) as opened:
         yield opened
 
 
@@ -99,7 +105,7 @@ def log_in(client: Client, **headers: str) -> Response:
 def statuses(connection: socket.socket, *requests: bytes) -> list[bytes]:
     """Of all answers, in their order. The last request closes the connection."""
     for request in requests:
-        connection.sendall(request)
+        send_as_long_as_it_reads(connection, request)
     return re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(connection))
 
 
@@ -117,6 +123,7 @@ def test_what_is_said_is_what_the_application_says(client: Client, app: Counted)
 def test_the_callers_request_id_is_kept(client: Client, app: Counted) -> None:
     answer = log_in(client, **{"X-Request-ID": "0123-from-a-proxy"})
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "0123-from-a-proxy"
+    assert app.asked == 0
 
 
 def test_with_room_in_the_queue_the_application_is_asked(client: Client, app: Counted) -> None:
@@ -155,23 +162,46 @@ def test_a_page_from_elsewhere_is_not_asked_about_and_reads_nothing(
 @pytest.mark.parametrize(
     ("request_head", "status"),
     [
-        (HEAD.replace(b"1.1", b"1.0"), b"503"),
-        (HEAD.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n", b"503"),
-        (HEAD + b"Connection: close\r\n", b"503"),
-        (HEAD + b"Connection: close\r\nExpect: 100-continue\r\n", b"503"),
-        (HEAD.replace(b"login", b"login?a=b") + b"Connection: close\r\n", b"503"),
-        (HEAD.replace(b"login", b"log%69n") + b"Connection: close\r\n", b"503"),
-        (HEAD.replace(b"login", b"log\xffn") + b"Connection: close\r\n", b"400"),
-        (HEAD.replace(b"login", b"logout") + b"Connection: close\r\n", b"204"),
-        (HEAD.replace(b"POST", b"PUT") + b"Connection: close\r\n", b"405"),
-        (HEAD + b"Connection: close\r\nContent-Length: two\r\n", b"400"),
+        (HEAD.replace(b"login", b"login?a=b"), b"503"),
+        (HEAD.replace(b"login", b"log%69n"), b"503"),
+        (HEAD + b"Expect: 100-continue\r\n", b"503"),
+        (HEAD.replace(b"login", b"logout"), b"204"),
+        (HEAD.replace(b"POST", b"PUT"), b"405"),
     ],
+    ids=["query", "encoded", "expect", "log out", "PUT"],
 )
 def test_whatever_is_not_plain_goes_the_long_way(
     connection: socket.socket, app: Counted, request_head: bytes, status: bytes
 ) -> None:
-    assert statuses(connection, request_head + b"\r\n") == [status]
-    assert app.asked == (status != b"400")
+    found = statuses(connection, request_head + b"\r\n" + GOODBYE)
+    assert found == [status, b"200"]
+    assert app.asked == 2
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        HEAD.replace(b"1.1", b"1.0"),
+        HEAD.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n",
+        HEAD + b"Connection: close\r\n",
+        HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    ],
+    ids=["1.0", "1.0 kept alive", "close", "upgrade"],
+)
+def test_the_last_of_a_connection_goes_the_long_way(
+    connection: socket.socket, app: Counted, request_head: bytes
+) -> None:
+    assert statuses(connection, request_head + b"\r\n" + LIVE) == [b"503"]
+    assert app.asked == 1
+
+
+@pytest.mark.parametrize(
+    "head", [HEAD.replace(b"login", b"log\xffn"), HEAD + b"Content-Length: a\r\n"]
+)
+def test_what_is_no_http_is_refused_as_ever(
+    connection: socket.socket, app: Counted, head: bytes
+) -> None:
+    assert statuses(connection, head + b"\r\n") == [b"400"]
 
 
 def test_the_connection_goes_on(connection: socket.socket, app: Counted) -> None:
@@ -186,20 +216,48 @@ def test_requests_in_one_piece_are_answered_in_their_order(
     assert found == [b"200", b"503", b"200", b"503", b"503", b"200"]
 
 
+def test_whoever_is_before_it_is_answered_before(connection: socket.socket, app: Counted) -> None:
+    for request in (SLOW, LOG_IN, GOODBYE):
+        connection.sendall(request)
+        time.sleep(SOON / 3)
+    assert statuses(connection) == [b"200", b"503", b"200"]
+
+
+def test_it_is_not_taken_while_answers_wait_for_the_client(
+    address: tuple[str, int], app: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or they would fill the memory."""
+    keep_few_answers(monkeypatch)
+    paused = tell_of_pauses(monkeypatch)
+    with connect(address, room=4096) as connection:
+        while not paused.is_set():
+            connection.sendall(LOG_IN)
+            time.sleep(0.01)
+        before = app.asked
+        connection.sendall(LOG_IN)
+        deadline = time.monotonic() + PATIENCE
+        while app.asked == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_who_asks_on_and_on_in_one_piece_is_cut_off(
     connection: socket.socket, app: Counted
 ) -> None:
-    connection.sendall(LOG_IN * (MOST_PIPELINED + 10))
-    assert read_to_the_end(connection).count(b"HTTP/1.1 ") == 1
+    """One by the shortcut, then so many as may be asked for."""
+    found = statuses(connection, LOG_IN * (MOST_PIPELINED + 10))
+    assert found == [b"503"] * (MOST_PIPELINED + 2)
 
 
-@pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("pieces", [[LOG_IN + SLOW], [LOG_IN[:-1], LOG_IN[-1:] + SLOW]])
 def test_a_request_in_one_piece_with_it_has_its_time(
-    served: tuple[Counted, str], app: Counted, pieces: list[bytes]
+    address: tuple[str, int],
+    app: Counted,
+    monkeypatch: pytest.MonkeyPatch,
+    pieces: list[bytes],
 ) -> None:
-    url = httpx2.URL(served[1])
-    with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as connection:
+    close_what_rests(monkeypatch)
+    with connect(address) as connection:
         assert statuses(connection, *pieces) == [b"503", b"200"]
 
 
@@ -217,24 +275,22 @@ def test_it_is_the_only_answer(connection: socket.socket, app: Counted, rest: by
     assert statuses(connection, HEAD + rest) == [b"503"]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_body_that_was_refused_does_not_go_on_without_end(
-    connection: socket.socket, app: Counted
+    address: tuple[str, int], app: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection.sendall(HEAD + b"Content-Length: 300000000\r\n\r\n")
-    assert connection.recv(65_536).startswith(b"HTTP/1.1 503 ")
-    begin = time.monotonic()
-    with suppress(BrokenPipeError, ConnectionResetError):
-        while time.monotonic() < begin + PATIENCE:
-            connection.sendall(b"a")
-            time.sleep(SOON / 10)
-    assert time.monotonic() < begin + PATIENCE
+    be_impatient(monkeypatch)
+    with connect(address) as connection:
+        connection.sendall(HEAD + b"Content-Length: 300000000\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 503 ")
+        send_without_end(connection, b"a", pause=SOON / 10)
 
 
-@pytest.mark.usefixtures("impatient", "narrow")
-def test_answers_that_nobody_takes_are_not_kept(served: tuple[Counted, str], app: Counted) -> None:
-    url = httpx2.URL(served[1])
-    assert is_cut_off((url.host, url.port or 0), LOG_IN)
+def test_answers_that_nobody_takes_are_not_kept(
+    address: tuple[str, int], app: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_impatient(monkeypatch)
+    keep_few_answers(monkeypatch)
+    assert is_cut_off(address, LOG_IN)
 
 
 def test_while_the_process_ends_the_answer_is_the_connections_last(
@@ -244,12 +300,13 @@ def test_while_the_process_ends_the_answer_is_the_connections_last(
     begun = Protocol.on_message_begin
 
     def ending(self: Protocol) -> None:
-        headers = [*self.server_state.default_headers, LAST_ANSWER]
+        headers = [*self.server_state.default_headers, CLOSE]
         monkeypatch.setattr(self.server_state, "default_headers", headers)
         begun(self)
 
     monkeypatch.setattr(Protocol, "on_message_begin", ending)
     assert log_in(client).headers["connection"] == "close"
+    assert app.asked == 1
 
 
 def test_it_leaves_no_line_and_is_counted(
@@ -265,6 +322,5 @@ def test_it_leaves_no_line_and_is_counted(
     for _ in range(3):
         log_in(client)
     assert counted() == before + 3
-    assert app.app.state.queue.refused >= 3
     lines = [vars(record)["fields"] for record in caplog.records if record.msg == "request"]
     assert {line["path"] for line in lines} == {"/metrics"}

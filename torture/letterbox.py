@@ -82,6 +82,11 @@ class Outbox:
     def __init__(self, database: Engine) -> None:
         self._database = database
 
+    @property
+    def is_empty(self) -> bool:
+        with Session(self._database) as session:
+            return session.exec(select(Mail.id).limit(1)).first() is None
+
     def due_times(self) -> Sequence[datetime]:
         with Session(self._database) as session:
             return session.exec(select(Mail.due_at)).all()
@@ -94,6 +99,6 @@ class Outbox:
 
     async def until_empty(self) -> None:
         for _ in range(LOOKS):
-            if not self.due_times():
+            if self.is_empty:
                 return
             await asyncio.sleep(PAUSE)

@@ -1,7 +1,7 @@
 """Routes that hash a password, which takes far longer than all else: who waits, waits here.
 
 In a flood of log-ins nearly all of them are refused, so a refusal must cost next to nothing: it
-comes before the request is looked at, and leaves no line in the log.
+comes before the body is read, and leaves no line in the log.
 """
 
 import asyncio

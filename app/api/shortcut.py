@@ -23,7 +23,7 @@ class Shortcut:
         self.allowed_origins = frozenset(settings.backend_cors_origins)
 
     def answer(self, method: bytes, target: bytes, scope: Scope) -> Response | None:
-        """None: the application has to be asked. So it has to for pages that CORS lets read it.
+        """None: the application has to be asked, as for origins that need headers of CORS.
 
         scope: its client and headers.
         """
