@@ -9,6 +9,7 @@ parser copies all that it has, so that ten megabytes stop everybody else for sec
 from asyncio import Transport
 from asyncio.events import TimerHandle
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -36,6 +37,7 @@ class Protocol(HttpToolsProtocol):
     """
 
     _timer: TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
     _arriving = True
     _is_first = True  # of the requests in a piece of data: the others would wait for too long
     _is_over = False  # nothing more is read
@@ -49,6 +51,9 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
+        if self._answering:  # uvicorn tells the newest: this one may still be before it
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -82,6 +87,10 @@ class Protocol(HttpToolsProtocol):
                 self._is_over = True
         self.headers = []  # trailers are none of this request's
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_body(self, body: bytes) -> None:
         self._uncounted = 0
         if not self._is_refused:
@@ -103,8 +112,13 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete and self.cycle.more_body:
+        if self.cycle.response_complete and self.cycle.more_body and not self.flow.write_paused:
             self._give(LEAVING_SECONDS)
+
+    def answer_for_the_last_time(self) -> None:
+        """Of a request under way: it has the headers of the second in which it came."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _takes_shortcut(self) -> bool:
         """Whether this request is refused and answered, as app/api/shortcut.py says.
@@ -135,7 +149,7 @@ class Protocol(HttpToolsProtocol):
         )
 
     def _end(self, status: int) -> None:
-        """Reads no more. Requests that have arrived are answered; else, what arrives gets this.
+        """Reads no more. A request that had arrived is answered; one that was arriving gets this.
 
         But not after its answer, nor while others wait for theirs: what does not come in its turn
         is taken for another request's answer.
@@ -150,6 +164,8 @@ class Protocol(HttpToolsProtocol):
             is_next = not (self._is_refused or cycle.more_body)
         elif not cycle.more_body:
             cycle.keep_alive = False
+            if not self.flow.write_paused:
+                self._be_patient()
             return
         else:
             is_next = not (cycle.response_started or self.pipeline)

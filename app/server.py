@@ -102,17 +102,20 @@ class Server(uvicorn.Server):
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        until = time.monotonic() + LAST_CALL
+        # Each answer says that it is the connection's last.
+        self.server_state.default_headers.append(CLOSE)
         listening = [sock for server in self.servers for sock in server.sockets]
         # Who has been let in by the system comes in. There is no event for that, nor for the rest.
-        while any(select.select(listening, [], [], 0)):  # noqa: ASYNC110
+        while any(select.select(listening, [], [], 0)) and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         for sock in sockets or []:
             sock.close()
-        # Each answer says that it is the connection's last, also to requests under way.
-        self.server_state.default_headers.append(CLOSE)
-        until = time.monotonic() + LAST_CALL
+        for connection in self.server_state.connections:
+            if isinstance(connection, Protocol):
+                connection.answer_for_the_last_time()
         while self.server_state.connections and time.monotonic() < until:
             if self.force_exit:
                 break

@@ -294,6 +294,16 @@ def test_the_body_of_an_upgrade_is_no_request(
     assert server.all_seen() == [Seen("POST", LOGOUT, None)]
 
 
+def test_whoever_leaves_while_two_requests_wait_is_no_error(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(server) as connection:
+        connection.sendall(without_close(request("POST", f"{LOGOUT}?slow")) + request("GET", ME))
+        time.sleep(SLOW / 4)
+    time.sleep(2 * SLOW)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_body_that_breaks_off_is_not_answered_in_the_place_of_the_request_before(
     server: Server,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -56,9 +57,12 @@ class Counted:
 
 
 @pytest.fixture(scope="module")
-def served(migrated_sqlite: Path) -> Iterator[tuple[Counted, str]]:
+def served(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Counted, str]]:
+    path = shutil.copy(migrated_sqlite, tmp_path_factory.mktemp("shortcut"))
     settings = make_settings(
-        f"sqlite:///{migrated_sqlite}",
+        f"sqlite:///{path}",
         backend_cors_origins=[FRONT_END],
         enable_metrics=True,
         trusted_proxies=["127.0.0.1"],

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Caller:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.answered_at = 0.0
+        self.is_told_to_leave = False
 
     @classmethod
     async def call(cls, server: Server) -> "Caller":
@@ -45,6 +48,8 @@ class Caller:
     async def receive(self) -> int:
         """The status of a whole answer. Raises where the connection breaks before its end."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+        self.answered_at = time.monotonic()
+        self.is_told_to_leave = "connection: close" in head
         if "content-length: " in head:
             await self.reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
         return int(head.split(" ")[1])
@@ -82,6 +87,7 @@ async def ends_in_the_middle(server: Server) -> None:
     waiting = [answer for answer in answers if not answer.done()]
     assert waiting, "the last one was answered before new callers were refused"
     assert await asyncio.gather(*answers) == [200] * CALLERS
+    assert max(callers, key=lambda caller: caller.answered_at).is_told_to_leave
     for caller in callers:
         await caller.hang_up()
 

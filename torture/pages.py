@@ -43,9 +43,11 @@ async function live(pause) {
   }
 }
 async function ask() {
-  for (;;) {
+  for (let refused = 0; ; ) {
     const response = await call("/users/me").catch(() => null);
-    if (response && response.status !== 503) return response.status;
+    if (!response || response.status === 503) continue;
+    // An access token may expire between the refresh and what it was for, but not each time.
+    if (response.status !== 401 || ++refused === 5) return response.status;
   }
 }
 async function post(path, body) {
