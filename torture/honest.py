@@ -43,7 +43,7 @@ class Ledger:
     asked: Counter[str] = field(default_factory=Counter)
     unanswered: Counter[str] = field(default_factory=Counter)
     given_up: int = 0  # by clients whose patience ended
-    refused: Counter[int] = field(default_factory=Counter)  # by status
+    refused: Counter[str] = field(default_factory=Counter)  # with 503: by what, and why
     old_tokens: int = 0  # held by browsers that came back later than the grace period
 
     def judge(self, promise: str, kept: bool, circumstances: str) -> None:
@@ -58,8 +58,8 @@ class Ledger:
             self.unanswered[what] += in_time
             self.given_up += not in_time
             return
-        if answer.status >= 400:
-            self.refused[answer.status] += 1
+        if answer.status == 503:
+            self.refused[f"{what} {answer.code}"] += 1
         faultless = answer.status < 500 or answer.status == 503
         self.judge(FAULTLESS, faultless, f"{what}: {answer.status}")
 

@@ -201,7 +201,7 @@ class Trial:
             honest.WHOLLY: f"all that was under way: {in_words(lost)}",
             honest.ONCE: f"{lost['verification'] + lost['reset']} uses were under way at a kill",
             honest.LINKS: "",
-            honest.FAULTLESS: f"{ledger.refused[503]} answers were 503",
+            honest.FAULTLESS: f"with 503: {in_words(ledger.refused) or 'none'}",
         }
         for promise, remark in remarks.items():
             yield from self.finding(promise, remark)
@@ -242,7 +242,7 @@ class Trial:
             f"{self.name}: and everything is answered, by no server error but 503",
             ledger.asked.total() - ledger.given_up,
             faults + lost,
-            f"{lost} without an answer, {ledger.refused[503]} with 503",
+            f"{lost} without an answer; with 503: {in_words(ledger.refused) or 'none'}",
         )
 
 
