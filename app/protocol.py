@@ -1,9 +1,9 @@
 """HTTP as uvicorn speaks it, within limits: of time, and of what is not a body.
 
-And where the queue in front of the passwords is full, a refusal costs next to nothing.
-
 A proxy has its own. Without one, a single client could keep a header coming: with every piece the
 parser copies all that it has, so that ten megabytes stop everybody else for seconds.
+
+And what finds the queue of passwords full is refused here, for next to nothing.
 """
 
 from asyncio import Transport
@@ -39,7 +39,7 @@ class Protocol(HttpToolsProtocol):
     _timer: TimerHandle | None = None
     _answering: RequestResponseCycle | None = None
     _arriving = True
-    _is_first = True  # of the requests in a piece of data: the others would wait for too long
+    _is_first = True  # of the requests in a piece of data: or one could be hundreds of refusals
     _is_over = False  # nothing more is read
     _is_refused = False  # the request whose body comes
     _uncounted = 0  # bytes since a header or a message was complete, or a piece of a body came
