@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from asyncio import Transport
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -25,37 +26,37 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keep_few_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system has room for some kilobytes that a client does not take."""
-    made = Protocol.connection_made
 
-    def connection_made(self: Protocol, transport: Transport) -> None:
+    def narrow(_: Protocol, transport: Transport) -> None:
         opened = transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        made(self, transport)
 
-    monkeypatch.setattr(Protocol, "connection_made", connection_made)
+    before(monkeypatch, "connection_made", narrow)
 
 
 def tell_of_pauses(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once an answer does not fit any more."""
     paused = threading.Event()
-    pause = Protocol.pause_writing
-
-    def pause_writing(self: Protocol) -> None:
-        pause(self)
-        paused.set()
-
-    monkeypatch.setattr(Protocol, "pause_writing", pause_writing)
+    before(monkeypatch, "pause_writing", lambda _: paused.set())
     return paused
 
 
 def close_what_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Protocol.connection_made
+    def be_restless(protocol: Protocol, _: Transport) -> None:
+        protocol.timeout_keep_alive = SOON
 
-    def connection_made(self: Protocol, transport: Transport) -> None:
-        self.timeout_keep_alive = SOON
-        made(self, transport)
+    before(monkeypatch, "connection_made", be_restless)
 
-    monkeypatch.setattr(Protocol, "connection_made", connection_made)
+
+def before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[..., None]) -> None:
+    """With the same arguments as that method of the protocol."""
+    method = getattr(Protocol, name)
+
+    def both(*arguments: object) -> None:
+        act(*arguments)
+        method(*arguments)
+
+    monkeypatch.setattr(Protocol, name, both)
 
 
 def connect(address: Address, *, room: int = 0) -> socket.socket:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,10 @@ from app.models.mail import Template
 from app.services import audit, outbox
 from tests.answers import refused_as
 from tests.conftest import ClientFactory, make_settings
+from tests.figures import figures, read, rise
 from tests.links import MAIL
 from tests.people import ADA, log_in, log_out, register, sign_up_and_in, who_am_i
 from tests.servers import ROOT, served
-
-LINE = re.compile(r"(\w+)(?:\{(.*)\})? ([0-9.e+-]+|\+Inf)")
-LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
@@ -44,32 +40,6 @@ def counted(make_client: ClientFactory) -> TestClient:
 def database(counted: TestClient) -> Database:
     found: Database = counted.app.state.backend.database  # type: ignore[attr-defined]
     return found
-
-
-def read(text: str) -> Figures:
-    """Every line of Prometheus's text format."""
-    found: Figures = {}
-    for line in text.splitlines():
-        if line.startswith("#"):
-            continue
-        match = LINE.fullmatch(line)
-        assert match, line
-        found[match[1], frozenset(LABEL.findall(match[2] or ""))] = float(match[3])
-    return found
-
-
-def figures(client: TestClient) -> Figures:
-    answer = client.get("/metrics")
-    assert answer.status_code == 200
-    return read(answer.text)
-
-
-def rise(client: TestClient, act: Callable[[], object], name: str, **labels: str) -> float:
-    """How much higher a figure is afterwards: one process of tests counts for all of them."""
-    key = name, frozenset(labels.items())
-    before = figures(client).get(key, 0)
-    act()
-    return figures(client).get(key, 0) - before
 
 
 # On and off
