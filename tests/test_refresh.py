@@ -810,17 +810,26 @@ def test_evidence_in_between_is_not_overlooked(
     assert all_logins(database) == []
 
 
-@pytest.mark.parametrize("statement", [logins.UNLOCKED, logins.ROTATE])
+@pytest.mark.parametrize(
+    ("statement", "written"),
+    [(logins.UNLOCKED, False), (logins.ROTATE, True)],
+    ids=["when it was read", "when it was written"],
+)
 def test_a_request_that_is_late_only_since_gets_no_token(
     client: TestClient,
+    database: Database,
     meanwhile: Meanwhile,
     monkeypatch: pytest.MonkeyPatch,
     statement: Statement,
+    written: bool,
 ) -> None:
+    """What is stale before it is judged changes nothing; later, it is as an answer lost."""
     sign_up_and_in(client)
+    before = the_login(database).model_dump()
     with monkeypatch.context() as patch:
         meanwhile.append((statement, lambda: received_earlier(patch, 20.1)))
         assert come_back(refresh(client)) == "busy"
+    assert (the_login(database).model_dump() != before) is written
     assert refresh(client).status_code == 200
 
 
