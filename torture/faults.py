@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     ExitStack,
@@ -20,6 +20,7 @@ import psycopg2
 
 from torture.postgres import Postgres, filled, remount
 from torture.service import Service
+from torture.trial import TOLD_TO_COME_BACK
 from torture.wire import Wire
 
 TERMINATE = (
@@ -34,10 +35,11 @@ ON_UPDATE = "CREATE TRIGGER be_slow BEFORE UPDATE ON logins FOR EACH ROW EXECUTE
 NO_LONGER = "DROP TRIGGER be_slow ON logins"
 
 Notes = Counter[str]  # what a fault did, for the table
+GAVE_UP = "gave up"
 
 
 class Fault(NamedTuple):
-    """name: the beginning of a sentence. ready: what /health/ready has to say; None: it depends.
+    """name: the beginning of a sentence. ready, signs: as in Trial.
 
     seconds: how long it lasts. beforehand: it is there before anybody comes.
     """
@@ -45,6 +47,7 @@ class Fault(NamedTuple):
     name: str
     happens: Callable[[Notes], AbstractAsyncContextManager[None]]
     ready: bool | None = None
+    signs: Sequence[str] = (TOLD_TO_COME_BACK,)
     seconds: float = 10
     beforehand: bool = False
 
@@ -61,18 +64,33 @@ def postgresql_faults(server: Postgres, wire: Wire, disk: Path | None) -> list[F
             "PostgreSQL is stopped in order", partial(stopped, server, signal.SIGINT), ready=False
         ),
         Fault("PostgreSQL freezes", partial(frozen, server), seconds=30, ready=False),
-        Fault("all connections are cut, again and again", partial(terminated, server)),
-        Fault("the wire is cut in the middle of statements and commits", partial(cut, wire)),
+        Fault(
+            "all connections are cut, again and again", partial(terminated, server), signs=("cut",)
+        ),
+        Fault(
+            "the wire is cut in the middle of statements and commits",
+            partial(cut, wire),
+            signs=("commit lost", "commit answer lost"),
+        ),
         Fault("another session holds all tables", partial(locked, server)),
         Fault("all connections of PostgreSQL are taken", partial(taken, server), ready=False),
         Fault("statements are too slow", partial(slow, server), seconds=30),
         Fault("the database only reads", partial(only_reads, server), ready=False),
-        Fault("every transaction is serializable", partial(serializable, server), ready=True),
+        Fault(
+            "every transaction is serializable",
+            partial(serializable, server),
+            ready=True,
+            signs=(),  # they are done again, and nobody is told
+        ),
     ]
     if disk:
         faults += [
             Fault("the disk is full", partial(full, server, disk, False), ready=True),
-            Fault("the disk is full, and PostgreSQL gives up", partial(full, server, disk, True)),
+            Fault(
+                "the disk is full, and PostgreSQL gives up",
+                partial(full, server, disk, True),
+                signs=(TOLD_TO_COME_BACK, GAVE_UP),
+            ),
         ]
     return faults
 
@@ -200,7 +218,7 @@ async def full(server: Postgres, disk: Path, switches: bool, notes: Notes) -> As
                 yield
         else:
             yield
-    notes["gave up"] += not server.is_running()
+    notes[GAVE_UP] += not server.is_running()
     server.start()
     await asyncio.to_thread(server.wait_until_it_answers)
 

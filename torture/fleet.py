@@ -1,8 +1,6 @@
 """A thousand sessions refresh 200 times each while the network loses, doubles and reorders."""
 
 import asyncio
-import base64
-import json
 import math
 import random
 import time
@@ -16,9 +14,10 @@ import sqlalchemy
 import uvloop
 
 from bench.progress import in_words
-from torture.jar import Answer, Jar, few_at_a_time, new_session
+from torture.jar import REFRESH_COOKIE, Answer, Jar, few_at_a_time, new_session
 from torture.laboratory import DATABASES, Finding, Laboratory
 from torture.proxy import Faults, Proxy
+from torture.rotations import issued
 from torture.service import Service
 
 SESSIONS, REFRESHES = 1000, 200  # so many refreshes each
@@ -40,8 +39,6 @@ SHORTEST_GAP, LONGEST_GAP = GRACE / 100, 3 * GRACE
 MOST_TABS = 4
 TOGETHER = 0.1  # how often all tabs of a browser refresh at once
 REPORT_SECONDS = 5
-
-REFRESH_COOKIE = "__Host-refresh"
 
 
 def run(laboratory: Laboratory) -> Iterator[Finding]:
@@ -260,9 +257,7 @@ def log_uniform(least: float, most: float) -> float:
 
 def age(jar: Jar) -> float:
     """Of the refresh token that it holds, in seconds."""
-    claims = jar.cookies[REFRESH_COOKIE].split(".")[1]
-    issued_at: int = json.loads(base64.urlsafe_b64decode(f"{claims}==="))["n"]
-    return time.time() - issued_at / 1e6
+    return time.time() - issued(jar.cookies[REFRESH_COOKIE]).n / 1e6
 
 
 def thefts_on_record(url: str) -> int:

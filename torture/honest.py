@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import uuid4
@@ -17,11 +17,13 @@ import aiohttp
 
 from torture.jar import Answer, Jar, few_at_a_time, new_password
 from torture.letterbox import Post
+from torture.rotations import Issued, Recorder
 
 GRACE = 10  # seconds: a busy machine answers well within it, and some come back later than that
 PATIENCE = GRACE / 2  # of a client that refreshes: docs/rotation.md
 
 GOES_ON = "every client goes on with the cookies it holds, whatever was under way"
+ROTATED = "no acknowledged log-in or rotation is lost"
 LOGGED_OUT = "an acknowledged log-out stays one"
 REGISTERED = "who was told that they are registered can log in"
 CHANGED = "a changed password is the one that works, and the former one is not"
@@ -74,6 +76,13 @@ class Town:
     ledger: Ledger = field(default_factory=Ledger)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     everyone: list["Person"] = field(default_factory=list)
+    given: list[Issued] = field(default_factory=list)
+
+    def compare(self, committed: Set[Issued]) -> None:
+        """With what everybody has been given since the last time."""
+        for token in self.given:
+            self.ledger.judge(ROTATED, token in committed, str(token))
+        self.given.clear()
 
     async def pause(self, seconds: float) -> None:
         try:
@@ -126,7 +135,7 @@ class Person:
         self.town.ledger.judge(promise, kept, circumstances)
 
     def new_jar(self) -> Jar:
-        return Jar(self.town.http, self.town.address, self.email)
+        return Recorder(self.town.http, self.town.address, self.email, self.town.given)
 
     async def ask(
         self,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+REFRESH_COOKIE = "__Host-refresh"
 PASSWORD = "nine tall herons at dawn"
 EMPTY: Mapping[str, str] = {}
 AT_A_TIME = 16  # people who log in: more would find the queue for hashes full

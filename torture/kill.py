@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 
 from app.services.courier import LEASE
 from tests.mailbox import PUBLIC_URL, SENDER, Mailbox, smtp_server
-from torture import honest
+from torture import honest, rotations
 from torture.honest import (
     GRACE,
     Changer,
@@ -65,7 +65,7 @@ def torment(laboratory: Laboratory, url: str) -> Iterator[Finding]:
     with smtp_server() as mailbox:
         settings = {**SETTINGS, "SMTP_URL": mailbox.url}
         with Service(url, laboratory.folder, **settings) as service:
-            trial = Trial(laboratory, name, service, mailbox, Outbox(engine))
+            trial = Trial(laboratory, name, service, mailbox, Outbox(engine), rotations.Ledger(url))
             asyncio.run(trial.conduct())
     engine.dispose()
     yield from trial.findings()
@@ -81,12 +81,14 @@ class Trial:
         service: Service,
         mailbox: Mailbox,
         outbox: Outbox,
+        tokens: rotations.Ledger,
     ) -> None:
         self.laboratory = laboratory
         self.name = name
         self.service = service
         self.mailbox = mailbox
         self.outbox = outbox
+        self.tokens = tokens
         self.post = Post(mailbox)
         self.ledger = Ledger()  # while the service was killed
         self.hashing = Ledger()  # while only what hashes was
@@ -169,6 +171,7 @@ class Trial:
             self.mailbox.held = ""
 
     async def check(self) -> None:
+        self.town.compare(await asyncio.to_thread(self.tokens.take_out))
         await asyncio.gather(*(person.check() for person in self.town.everyone))
 
     async def end(self) -> None:
@@ -194,6 +197,7 @@ class Trial:
             f"ready again in {median(self.starts):.1f} s, {max(self.starts):.1f} at most. "
             f"{lost['refresh']} refreshes were under way, and {ledger.old_tokens:,} times a "
             "browser came back with a token older than the grace period",
+            honest.ROTATED: "looked up one by one after each kill",
             honest.LOGGED_OUT: f"{lost['log-out']} more were under way at a kill",
             honest.REGISTERED: f"{lost['registration']} more were under way at a kill",
             honest.CHANGED: f"{lost['password change'] + lost['reset']} more were under way "
@@ -225,8 +229,7 @@ class Trial:
         cases, broken = self.ledger.cases[promise], self.ledger.broken[promise]
         if broken:
             remark += f". For example: {self.ledger.examples[promise]}"
-        if cases:
-            yield Finding(f"{self.name}: {promise}", cases, broken, remark)
+        yield Finding(f"{self.name}: {promise}", cases, broken, remark)
 
     def findings_without_hasher(self) -> Iterator[Finding]:
         """The service was there all the time: a request without an answer is one too many."""

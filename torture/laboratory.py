@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,18 +33,26 @@ class Missing(Exception):
 class Laboratory:
     """folder: an empty one of this experiment's own, without .env, which is removed afterwards.
 
-    scale: 1 is what docs/torture.md reports; less is a shorter run.
+    scale: 1 is what docs/torture.md reports; less is a shorter run. left_out: parts, each with a
+    sentence that says what this machine lacks.
     """
 
     folder: Path
     scale: float
     progress: Progress
+    left_out: list[str] = field(default_factory=list)
 
     def scaled(self, number: int, least: int = 1) -> int:
         return max(least, round(number * self.scale))
 
     def say(self, sentence: str) -> None:
         self.progress.doing(sentence)
+
+    def leave_out(self, sentence: str) -> None:
+        """A part of the experiment."""
+        if sentence not in self.left_out:
+            self.left_out.append(sentence)
+            self.progress.say(sentence)
 
     @contextmanager
     def database(self, kind: str, *, durable: bool = True) -> Iterator[str]:

@@ -70,7 +70,7 @@ async def migrate_live(laboratory: Laboratory, url: str) -> AsyncIterator[Findin
                 for revision in TUNED:
                     yield await migrate_under(laboratory, url, crowd, revision, NEW)
         if former is None:
-            laboratory.progress.say("There is no history here that has the former version.")
+            laboratory.leave_out("There is no history here that has the former version.")
             return
         with Service(url, former) as service:
             crowd.addresses = [service.address]

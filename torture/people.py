@@ -1,20 +1,19 @@
 """Honest people with a journal: what they were told has to be true, whatever happens meanwhile."""
 
-import base64
-import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import aiohttp
 
 from torture.jar import Answer, Jar, new_password
+from torture.rotations import Issued, Recorder
 
-REFRESH_COOKIE = "__Host-refresh"
 OFTEN = {"who_am_i": 8, "refresh": 8, "change_password": 2, "log_out": 1}
 SELDOM = 61  # seconds: then a refresh takes the other way, that of a token whose grace is over
+OLD_REFRESH = "refresh after the grace period"
+IDENTIFIED = ("who_am_i", "refresh", OLD_REFRESH)
 
 
 class Entry(NamedTuple):
@@ -39,18 +38,24 @@ class Fact(NamedTuple):
     kept: bool
 
 
-class Person(Jar):
-    """Does one thing at a time.
+class Person(Recorder):
+    """Does one thing at a time, at any of the addresses.
 
     passwords: the first is believed in; two after a change that may have happened or not.
     ended: copies of what they held when a log-out was acknowledged. former: passwords that were
-    acknowledged to be replaced. rests: refreshes only what has rested for SELDOM.
+    acknowledged to be replaced. rests: looks, and refreshes only what has rested for SELDOM.
     """
 
     def __init__(
-        self, http: aiohttp.ClientSession, address: str, email: str, *, rests: bool = False
+        self,
+        http: aiohttp.ClientSession,
+        addresses: Sequence[str],
+        email: str,
+        *,
+        rests: bool = False,
     ) -> None:
-        super().__init__(http, address, email)
+        super().__init__(http, addresses[0], email, given=[])
+        self.addresses = addresses
         self.rests = rests
         self.passwords = [new_password()]
         self.logged_in = False
@@ -62,15 +67,15 @@ class Person(Jar):
 
     async def ask(self, *arguments: Any, **more: Any) -> Answer:
         """From a network of their own, which has a share of the queue of its own."""
+        self.address = random.choice(self.addresses)
         return await super().ask(*arguments, headers=self._network, **more)
 
     async def act(self, randomness: random.Random) -> Entry:
-        name = randomness.choices([*OFTEN], [*OFTEN.values()])[0] if self.logged_in else "log_in"
-        if name == "refresh" and self.rests and time.monotonic() < self._refreshed_at + SELDOM:
-            name = "who_am_i"
+        name = self._choose(randomness) if self.logged_in else "log_in"
         acts: dict[str, Callable[[], Awaitable[tuple[Answer, bool]]]] = {
             "who_am_i": self._look,
             "refresh": self._renew,
+            OLD_REFRESH: self._renew,
             "change_password": self._change_password,
             "log_out": self._leave,
             "log_in": self._enter,
@@ -78,6 +83,12 @@ class Person(Jar):
         start = time.monotonic()
         answer, right = await acts[name]()
         return Entry(name, start, time.monotonic(), answer, right)
+
+    def _choose(self, randomness: random.Random) -> str:
+        if not self.rests:
+            return randomness.choices([*OFTEN], [*OFTEN.values()])[0]
+        has_rested = time.monotonic() > self._refreshed_at + SELDOM
+        return randomness.choice(("who_am_i", OLD_REFRESH if has_rested else "who_am_i"))
 
     async def _look(self) -> tuple[Answer, bool]:
         answer = await self.who_am_i()
@@ -122,35 +133,30 @@ class Person(Jar):
             self.logged_in = False  # it may have happened, and then every login has ended
         return answer, answer.status == 200
 
-    async def check(self, newest: dict[UUID, int]) -> list[Fact]:
-        """Whether the journal is true. newest: of each login, what the database knows."""
+    def rotations_among(self, committed: Set[Issued]) -> list[Fact]:
+        """Of what they were given since they were asked last."""
+        given, self.given = self.given, []
+        return [Fact("rotation", token in committed) for token in given]
+
+    async def check(self) -> list[Fact]:
+        """Whether the journal is true."""
         facts = []
         if self.logged_in:
-            claims = read_claims(self.cookies[REFRESH_COOKIE])
-            kept = newest.get(UUID(claims["sid"]), 0) >= claims["n"]
-            facts.append(Fact("rotation", kept))
-            facts.append(Fact("login", (await self.refresh()).status == 200))
-            self._refreshed_at = time.monotonic()
-        for copy in self.ended[-3:]:
+            answer = await (self.who_am_i() if self.rests else self.refresh())
+            facts.append(Fact("login", answer.status == 200))
+        for copy in self.ended:
             statuses = [(await copy.who_am_i()).status, (await copy.refresh()).status]
             facts.append(Fact("log-out", statuses == [401, 401]))
         if self.former and len(self.passwords) == 1:
-            facts.append(Fact("password", await self._opens(self.passwords[0], 200)))
-            facts.append(Fact("password", await self._opens(self.former[-1], 401)))
+            facts.append(Fact("change of a password", await self._opens(self.passwords[0], 200)))
+            facts.append(Fact("change of a password", await self._opens(self.former[-1], 401)))
         self.ended, self.former = [], []
         return facts
 
     async def _opens(self, password: str, status: int) -> bool:
-        other = Person(self.http, self.address, self.email)
+        other = Person(self.http, self.addresses, self.email)
         other.passwords = [password]
         return (await other.log_in()).status == status
 
     def _credentials(self) -> dict[str, str]:
         return {"email": self.email, "password": self.passwords[0]}
-
-
-def read_claims(token: str) -> dict[str, Any]:
-    """Without a look at the signature."""
-    part = token.split(".")[1]
-    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return found

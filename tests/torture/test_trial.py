@@ -1,25 +1,39 @@
-"""Of the experiment with broken databases: would it notice, if a promise were broken?"""
+"""Of the experiments with broken databases: would they notice, if a promise were broken?"""
 
 import asyncio
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
 
 import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from sqlalchemy import text
 
-from torture.faults import Fault
+from app.main import create_app
+from tests.conftest import make_settings, migrate
+from tests.people import ADA, log_in, refresh, register
+from tests.rows import change_login, execute, the_login
 from torture.jar import Answer, new_session
-from torture.outages import LONGEST, Trial
 from torture.people import Entry, Person
+from torture.rotations import Ledger, Recorder
+from torture.trial import LONGEST, TOLD_TO_COME_BACK, Trial
 from torture.wire import Wire
 
-NEVER = Fault("nothing is wrong", nullcontext, ready=False)  # type: ignore[arg-type]
 YES = Answer(200)
 COME_BACK = Answer(503, {"retry-after": "5"})
 BEFORE, DURING, AFTER = 1.0, 15.0, 21.0
 
 
-def trial(*entries: Entry) -> Trial:
-    return Trial(NEVER, began=10, lifted=20, entries=[*entries], ready=[*entries])
+def trial(*entries: Entry, signs: Sequence[str] = ()) -> Trial:
+    return Trial(
+        signs,
+        ready=False,
+        began=10,
+        complete=10,
+        lifted=20,
+        entries=[*entries],
+        readiness=[*entries],
+    )
 
 
 def entry(start: float, answer: Answer, seconds: float = 0.1) -> Entry:
@@ -56,9 +70,52 @@ def test_it_has_recovered_when_nobody_is_refused_any_more() -> None:
     assert trial(entry(AFTER, COME_BACK), entry(AFTER + 2, COME_BACK)).recovery == 3
 
 
+def test_who_asked_before_it_was_over_may_be_refused_later() -> None:
+    assert trial(entry(DURING, COME_BACK, seconds=8)).recovery == 0
+
+
 def test_a_health_check_that_says_yes_meanwhile_is_seen() -> None:
     assert trial(entry(DURING, COME_BACK), entry(AFTER, YES)).untrue == 0
     assert trial(entry(DURING, COME_BACK), entry(DURING, YES)).untrue == 1
+
+
+def test_a_health_check_is_judged_only_while_it_lasts() -> None:
+    on_the_edge = [entry(each, YES) for each in (BEFORE, 10.5, 19.8, AFTER)]
+    assert trial(*on_the_edge).said == []
+
+
+@pytest.mark.parametrize(
+    ("signs", "felt"),
+    [((), True), ((TOLD_TO_COME_BACK,), True), (("cut",), False), (("cut", "lost"), False)],
+)
+def test_a_fault_that_left_no_sign_is_seen(signs: Sequence[str], felt: bool) -> None:
+    befallen = trial(entry(DURING, COME_BACK), signs=signs)
+    befallen.notes["lost"] += 1
+    assert befallen.was_felt is felt
+
+
+def test_a_rotation_that_is_lost_is_seen_although_the_next_one_mends_it(empty_url: str) -> None:
+    """As where it was acknowledged before it was committed, and the database failed in between."""
+    migrate(empty_url)
+    ledger = Ledger(empty_url)
+    browser = Recorder(None, "", ADA["email"], given=[])  # type: ignore[arg-type]
+
+    def keep(answer: Response) -> None:
+        assert answer.status_code == 200
+        browser._keep(answer.headers.get_list("set-cookie"))
+
+    app = create_app(make_settings(empty_url))
+    with TestClient(app, base_url="https://testserver") as client:
+        database = app.state.backend.database
+        register(client)
+        keep(log_in(client))
+        before = the_login(database).last
+        keep(refresh(client))
+        change_login(database, last=before)
+        database.run_write(execute, text(f"DELETE FROM issued WHERE n > {before}"))
+        keep(refresh(client))
+    committed = ledger.take_out()
+    assert [token in committed for token in browser.given] == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +131,7 @@ def test_a_change_of_which_nobody_knows_leaves_two_passwords(
 
     async def change() -> Person:
         async with new_session() as http:
-            person = Person(http, "http://127.0.0.1:1", "somebody@example.com")
+            person = Person(http, ["http://127.0.0.1:1"], "somebody@example.com")
             person.logged_in = True
             await person._change_password()
             return person
