@@ -21,7 +21,7 @@ WORKS = ("refresh", "me")
 WAITING = 64 + hashing_threads()  # log-ins that it takes at a time, HASHING_QUEUE waiting
 FLOODING = 256  # connections
 LEAD = 2  # seconds, until the queue is full
-REFUSAL = 25  # milliseconds until it is read, as long as there is a flood
+REFUSAL = 35  # milliseconds until it is read, as long as there is a flood
 REFUSED = (429, 503)
 QUIET = 2  # seconds, until it has given back what it hashed with
 

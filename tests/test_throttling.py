@@ -420,6 +420,24 @@ def test_through_a_trusted_proxy_its_clients_are_told_apart(make_client: ClientF
     assert statuses == {name: [401, 401, 429, 429] for name in HOPS}
 
 
+@pytest.mark.proves("4.1.3")
+@pytest.mark.parametrize("hop", ["[]", "[]:80", "[", ":80", "unknown", "[203.0.113.9", ""])
+def test_a_hop_that_is_no_address_counts_for_the_proxy(
+    make_client: ClientFactory, hop: str
+) -> None:
+    client = make_client(login_attempts_per_network=2, trusted_proxies="10.0.0.0/8")
+    proxy = other_browser(client, "10.0.0.1")
+    statuses = [
+        proxy.post(
+            "/api/v1/auth/login",
+            json=WRONG | {"email": f"user{number}@example.com"},
+            headers={"X-Forwarded-For": forwarded},
+        ).status_code
+        for number, forwarded in enumerate((hop, hop, "10.0.0.1"))
+    ]
+    assert statuses == [401, 401, 429]
+
+
 # A proxy that nobody has named
 
 

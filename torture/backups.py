@@ -23,7 +23,6 @@ from torture.crowd import (
     as_they_come,
     come_back,
     count_others,
-    in_thread,
     people,
 )
 from torture.jar import PASSWORD, Answer, Jar, few_at_a_time, new_session
@@ -86,19 +85,21 @@ async def restore(laboratory: Laboratory, kind: str, seconds: float = 0) -> Asyn
             crowd = Crowd(groups.known, [service.address], pause=8, patience=GRACE / 2)
             laboratory.say(f"{kind}: {len(groups.known)} people sign up")
             await crowd.sign_up()
-            links = [await in_thread(operator.reset_link, jar.email) for jar in groups.use_link]
+            links = [
+                await asyncio.to_thread(operator.reset_link, jar.email) for jar in groups.use_link
+            ]
             async with crowd.busy():
                 laboratory.say(f"{kind}: they refresh, and meanwhile a backup is made")
                 await asyncio.sleep(seconds)
-                backup_took = await in_thread(timed, operator.back_up)
+                backup_took = await asyncio.to_thread(timed, operator.back_up)
                 laboratory.say(f"{kind}: they go on, and some leave")
                 copies = await go_on(crowd, groups, links)
                 await asyncio.sleep(seconds)
                 laboratory.say(f"{kind}: the backup is restored")
-                await in_thread(service.stop)
-                restore_took = await in_thread(timed, operator.restore)
+                await asyncio.to_thread(service.stop)
+                restore_took = await asyncio.to_thread(timed, operator.restore)
                 crowd.begin()
-                await in_thread(partial(service.start, DATABASE_URL=operator.url))
+                await asyncio.to_thread(partial(service.start, DATABASE_URL=operator.url))
                 await asyncio.sleep(seconds)
             laboratory.say(f"{kind}: who is still there?")
             await few_at_a_time(come_back(crowd, jar) for jar in groups.stay)
@@ -109,8 +110,8 @@ async def restore(laboratory: Laboratory, kind: str, seconds: float = 0) -> Asyn
                 await is_a_thief_caught(crowd, groups.stay[-few:]),
             ]:
                 yield about(kind, finding)
-            await in_thread(service.stop)
-            await in_thread(partial(service.start, SECRET_KEY=secrets.token_hex(32)))
+            await asyncio.to_thread(service.stop)
+            await asyncio.to_thread(partial(service.start, SECRET_KEY=secrets.token_hex(32)))
             yield about(kind, await is_everybody_out(groups.stay + copies))
 
 

@@ -352,7 +352,9 @@ class People:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    raise ended
 
     async def _use(self, jar: Jar) -> None:
         while True:
@@ -409,16 +411,16 @@ async def restarts(
 
 def exchange(service: Service) -> None:
     """As a deployment does it."""
-    if service.stop() != 0:
-        raise RuntimeError(f"It ended badly:\n{service.log.read_text()[-2000:]}")
+    service.stop()
     service.start()
 
 
 def renew_workers(service: Service) -> None:
     """uvicorn leaves it at that where a new worker is not ready within a minute."""
     old, deadline = workers_of(service), time.monotonic() + RENEWAL_SECONDS
+    assert len(old) == WORKERS, old
     os.kill(service.pid, signal.SIGHUP)
-    while old & workers_of(service):
+    while old & (now := workers_of(service)) or len(now) < WORKERS:
         if time.monotonic() > deadline:
             raise RuntimeError(f"Workers stayed:\n{service.log.read_text()[-2000:]}")
         time.sleep(0.1)

@@ -15,6 +15,7 @@ from torture.jar import Answer, Jar, few_at_a_time
 from torture.laboratory import Finding
 
 TABS = 2
+FINE = (" 200", " 201", " 204")
 COME_BACK = 1  # second; sooner than Retry-After says, to see more of an outage
 
 
@@ -117,11 +118,15 @@ class Crowd:
         return self._count(" 503")
 
     @property
+    def disappointed(self) -> int:
+        """Who did not get what they asked for, or nothing at all."""
+        return sum(seen for what, seen in self.seen.items() if not what.endswith(FINE))
+
+    @property
     def complaints(self) -> list[str]:
         """All that was not asked for."""
-        fine = (" 200", " 201", " 204")
         return [
-            f"{seen} times {what}" for what, seen in self.seen.items() if not what.endswith(fine)
+            f"{seen} times {what}" for what, seen in self.seen.items() if not what.endswith(FINE)
         ]
 
     def _count(self, part: str) -> int:
@@ -159,7 +164,3 @@ async def count_others(jars: Sequence[Jar], ask: Any, expected: int | str) -> in
 
     await few_at_a_time(map(one, jars))
     return others
-
-
-async def in_thread(work: Any, *arguments: Any) -> Any:
-    return await asyncio.to_thread(work, *arguments)

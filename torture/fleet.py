@@ -62,6 +62,7 @@ def on(laboratory: Laboratory, kind: str) -> Iterator[Finding]:
     log_outs = sum(browser.is_out for browser in fleet.honest)
     remark = f"{fleet.summary} in {in_words(seconds)}"
     yield Finding(f"No honest session ends ({kind})", sessions, log_outs, remark)
+    yield fleet.proxy.of_service(kind)
     yield from about_thefts(fleet.thefts, kind)
     yield Finding(
         f"The audit trail tells of every theft once, and of no other ({kind})",

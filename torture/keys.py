@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torture.crowd import Crowd, come_back, count_others, in_thread, people
+from torture.crowd import Crowd, come_back, count_others, people
 from torture.jar import Jar, few_at_a_time, new_session
 from torture.laboratory import Finding, Laboratory, environment, run
 from torture.service import Service
@@ -73,8 +73,8 @@ async def change_key(laboratory: Laboratory, change: Change) -> AsyncIterator[Fi
                     laboratory.say(f"{change.what}: {name}")
                     before = awake.refreshes
                     for service in services:
-                        await in_thread(service.stop)
-                        await in_thread(partial(service.start, **settings))
+                        await asyncio.to_thread(service.stop)
+                        await asyncio.to_thread(partial(service.start, **settings))
                         await asyncio.sleep(10 * laboratory.scale)
                     if name == "it signs":
                         await few_at_a_time(come_back(asleep, jar) for jar in asleep.jars)

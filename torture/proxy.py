@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from torture.laboratory import Finding
+
 LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -49,6 +51,7 @@ class Proxy:
     counts: Counter[str] = field(default_factory=Counter)
     longest: float = 0
     address: str = ""
+    is_over: bool = False
 
     def __post_init__(self) -> None:
         self._idle: defaultdict[str, list[Connection]] = defaultdict(list)
@@ -64,12 +67,19 @@ class Proxy:
         try:
             yield self
         finally:
+            self.is_over = True
             server.close()
             self._drop_all()
             while self._tasks:  # which end when their connections break, also those to come
                 await asyncio.wait(self._tasks, timeout=0.1)
                 self._drop_all()
             await asyncio.sleep(0)  # the loop closes what was dropped
+
+    def of_service(self, kind: str) -> Finding:
+        """What the service itself lost, in between. kind: its database."""
+        arrived = self.counts["requests"] - self.counts["lose_request"]
+        promise = f"Whatever reaches the service is answered ({kind})"
+        return Finding(promise, arrived, self.counts["unanswered"])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of a client."""
@@ -99,7 +109,7 @@ class Proxy:
             self._keep(asyncio.create_task(self._deliver(request)))
         answer = await self._deliver(request)
         if answer is None:
-            self.counts["unanswered"] += 1
+            self.counts["unanswered"] += not self.is_over
             return None
         await self._wait()
         if self._happens("lose_answer"):

@@ -17,6 +17,7 @@ from torture.laboratory import ROOT
 
 OPEN = "still open"
 CUT = "cut off"
+NOT_CONNECTED = "not connected"
 MOST = 30_000_000  # bytes that one of them sends
 AT_A_TIME = 200  # who connect
 
@@ -74,11 +75,9 @@ async def main() -> None:
 async def one(
     rudeness: Rudeness, port: int, number: int, until: float, room: asyncio.Semaphore
 ) -> str:
-    end = CUT
-    while end == CUT and time.monotonic() < until:
+    end = await attempt(rudeness, port, number, until, room)
+    while rudeness.returns and end in (CUT, NOT_CONNECTED) and time.monotonic() < until:
         end = await attempt(rudeness, port, number, until, room)
-        if not rudeness.returns:
-            break
     return end
 
 
@@ -93,7 +92,7 @@ async def attempt(
             )
     except OSError:
         await asyncio.sleep(0.5)
-        return CUT
+        return NOT_CONNECTED
     talking = asyncio.ensure_future(talk(rudeness, writer))
     try:
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):

@@ -19,7 +19,7 @@ START_SECONDS = 180
 
 
 class ServiceError(Exception):
-    """It did not start; with the end of its log."""
+    """It did not start, or not end; with the end of its log."""
 
 
 class Service:
@@ -92,11 +92,12 @@ class Service:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def stop(self, seconds: float = 30) -> int:
-        """By SIGTERM, as in a deployment. Its exit status."""
+    def stop(self, seconds: float = 30, *, check: bool = True) -> None:
+        """By SIGTERM, as in a deployment. Raises ServiceError where it ends badly."""
         assert self._process
         self._process.terminate()
-        return self._process.wait(seconds)
+        if self._process.wait(seconds) != 0 and check:
+            raise ServiceError(f"The server ended badly:\n{self.log.read_text()[-2000:]}")
 
     def memory(self) -> float:
         """Of all its processes, in MB."""

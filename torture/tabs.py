@@ -147,6 +147,7 @@ class Trial:
         yield Finding(
             f"No tab is logged out ({kind})", self.seen["refresh ok"], self.tabs_out, self.summary
         )
+        yield self.proxy.of_service(kind)
         yield Finding(
             f"A copied jar ends the session for both holders ({kind})",
             len(thefts),

@@ -486,6 +486,7 @@ SEEDS = {
         b"fd00::1\n::ffff:203.0.113.9, ::ffff:10.0.0.3",
         b"203.0.113.1\n10.0.0.1",
         b"/run/socket\nunknown, 10.0.0.1, fe80::1%eth0",
+        b"10.0.0.2\n0?, [fd/7,[]:80",
     ],
     "headers": [
         b"a=1&b=2\nhtestserver\nohttps://app.example.com\nsSame-Origin\nl100",
