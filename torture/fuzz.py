@@ -1,6 +1,6 @@
 """Everybody at once against a model, walks through the OpenAPI document, a fuzzer at each parser.
 
-The walks are the same in every run. The lives and the fuzzer ask something else each time.
+Each run asks something else.
 """
 
 import logging
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from random import randrange
 from typing import Any
 from unittest.mock import patch
 
@@ -33,7 +34,7 @@ from tests.links import MAIL
 from tests.rows import the_user
 from tests.test_schemathesis import REGISTER, UNLIMITED, Service
 from tests.torture.machine import Everybody, Fresh, copied, emptied
-from torture.fuzzing.links import walk
+from torture.fuzzing.links import found, walk
 from torture.fuzzing.targets import TARGETS
 from torture.laboratory import DATABASES, Finding, Laboratory, Missing, environment
 
@@ -48,7 +49,7 @@ def run(laboratory: Laboratory) -> Iterator[Finding]:
         for kind in DATABASES:
             with laboratory.database(kind, durable=False) as url:
                 yield everybody(laboratory, kind, url)
-                yield walks(laboratory, kind, url)
+                yield from walks(laboratory, kind, url)
     if find_spec("atheris") is None:
         raise Missing("The fuzzer is not installed: pip install atheris (Python 3.11, Linux).")
     for name, target in TARGETS.items():
@@ -120,7 +121,7 @@ def fresh_databases(laboratory: Laboratory, kind: str, url: str) -> Fresh:
     return partial(copied, template, laboratory.folder / "life.db")
 
 
-def walks(laboratory: Laboratory, kind: str, url: str) -> Finding:
+def walks(laboratory: Laboratory, kind: str, url: str) -> Iterator[Finding]:
     answers: Counter[tuple[str, int]] = Counter()
     app = create_app(make_settings(url, **MAIL | UNLIMITED))
     laboratory.say(f"{kind}: walks through the OpenAPI document")
@@ -128,13 +129,16 @@ def walks(laboratory: Laboratory, kind: str, url: str) -> Finding:
         httpx2.post(address + REGISTER.path, json=REGISTER.example, timeout=60).raise_for_status()
         person = the_user(app.state.backend.database, REGISTER.example["email"])
         service = Service(address, app.state.backend, session, person.hashed_password)
-        broken = attempt(laboratory, partial(walk, service, laboratory.scaled(WALKS, 2), answers))
-    return Finding(
+        seed, walks = randrange(2**32), laboratory.scaled(WALKS, 2)
+        broken = attempt(laboratory, partial(walk, service, walks, seed, answers))
+    yield Finding(
         f"whichever way is taken through the OpenAPI document, its answers are those ({kind})",
         answers.total(),
         broken,
-        f"{len({name for name, _ in answers})} operations, {len(answers)} kinds of answers",
+        f"{len({name for name, _ in answers})} operations, {len(answers)} kinds of answers, "
+        f"seed {seed}",
     )
+    yield Finding(f"and what one answer brought, the next one knows ({kind})", found(answers))
 
 
 def attempt(laboratory: Laboratory, work: Callable[[], object]) -> int:

@@ -34,6 +34,13 @@ SETTLE = 2  # seconds before and after a migration
 
 # To these one after the other. The first tune the database, and this version serves either way.
 TUNED = ("0002", "0003")
+# As docs/operations.md says that later ones are to be written.
+RECIPE = ROOT / "torture" / "recipe"
+WRITTEN = ("expand_1", "expand_2", "expand_3", "0003")
+FILL = """
+    UPDATE users SET display_name = full_name WHERE id IN
+    (SELECT id FROM users WHERE display_name IS NULL AND full_name IS NOT NULL LIMIT 1000)
+"""
 # The former version serves while the database gets what it neither knows nor minds, and loses it.
 EXPANDED = ("0001", "0002", "0003")
 # Released as they are: 0002 writes every user while it has the table for itself.
@@ -60,6 +67,7 @@ async def migrate_live(laboratory: Laboratory, url: str) -> AsyncIterator[Findin
     laboratory.say(f"{rows:,} users and logins are written")
     content = OneEach(rows, context().hash(PASSWORD))
     await asyncio.to_thread(fill_postgres, libpq(url), content, indexes_last=False)
+    await asyncio.to_thread(give_names, libpq(url))
     former = former_version(laboratory.folder)
     async with new_session(keep_alive=False) as http:
         crowd = Crowd(people(http, "stays", laboratory.scaled(40, least=4)), [], pause=0.5)
@@ -69,6 +77,10 @@ async def migrate_live(laboratory: Laboratory, url: str) -> AsyncIterator[Findin
             async with crowd.busy(), visited(crowd, http, rows):
                 for revision in TUNED:
                     yield await migrate_under(laboratory, url, crowd, revision, NEW)
+                for revision in WRITTEN:
+                    yield await migrate_under(laboratory, url, crowd, revision, NEW)
+                    if revision == "expand_2":
+                        yield await fill_under(laboratory, url, crowd)
         if former is None:
             laboratory.leave_out("There is no history here that has the former version.")
             return
@@ -78,6 +90,13 @@ async def migrate_live(laboratory: Laboratory, url: str) -> AsyncIterator[Findin
                 for revision in EXPANDED:
                     yield await migrate_under(laboratory, url, crowd, revision, OLD)
                 yield await replace(laboratory, url, crowd, service)
+
+
+def give_names(url: str) -> None:
+    """To be copied later."""
+    with connected(url) as cursor:
+        cursor.execute("UPDATE users SET full_name = 'Somebody'")
+        cursor.execute("VACUUM users")
 
 
 def former_version(folder: Path) -> Path | None:
@@ -129,7 +148,8 @@ async def migrate_under(
     with connected(libpq(url)) as cursor:
         cursor.execute("SELECT version_num FROM alembic_version")
         (before,) = cursor.fetchone()
-    direction = "upgrade" if revision > before else "downgrade"
+    order = (*EXPANDED, *WRITTEN[:-1])
+    direction = "upgrade" if order.index(revision) > order.index(before) else "downgrade"
     laboratory.say(f"{direction} from {before} to {revision} while {whose} serves")
     await asyncio.sleep(SETTLE)
     crowd.begin()
@@ -148,21 +168,49 @@ async def migrate_under(
         f"{direction} from {before} to {revision} while {whose} serves: {promise}",
         crowd.answers,
         broken,
-        "; ".join(
-            [
-                f"{took:.1f} s",
-                f"a request waited {crowd.slowest:.2f} s at most",
-                str(watch),
-                *crowd.complaints,
-            ]
-        ),
+        f"{took:.1f} s; {in_short(crowd, watch)}",
     )
+
+
+async def fill_under(laboratory: Laboratory, url: str, crowd: Crowd) -> Finding:
+    """What a migration must not do at once, in batches."""
+    laboratory.say("a column is filled in batches")
+    crowd.begin()
+    start = time.monotonic()
+    with Watch(libpq(url)) as watch:
+        batches = await asyncio.to_thread(fill, libpq(url))
+    took = time.monotonic() - start
+    await asyncio.sleep(SETTLE)
+    return Finding(
+        "a column is filled in batches: no request fails",
+        crowd.answers,
+        crowd.disappointed,
+        "; ".join([f"{batches:,} batches in {took:.1f} s", in_short(crowd, watch)]),
+    )
+
+
+def fill(url: str) -> int:
+    """How many batches."""
+    with connected(url) as cursor:
+        cursor.execute(FILL)
+        batches = 0
+        while cursor.rowcount:
+            batches += 1
+            cursor.execute(FILL)
+    return batches
+
+
+def in_short(crowd: Crowd, watch: "Watch") -> str:
+    waited = f"a request waited {crowd.slowest:.2f} s at most"
+    return "; ".join([waited, str(watch), *crowd.complaints])
 
 
 def alembic(url: str, direction: str, revision: str) -> None:
     """Within this process, so that nobody measures how long Python takes to start."""
     settings = Settings(secret_key=SecretStr(SECRET_KEY), database_url=SecretStr(url))
     config = alembic_config()
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", f"{ROOT / 'alembic' / 'versions'}\n{RECIPE}")
     config.attributes["engine"] = engine = create_database_engine(settings)
     getattr(command, direction)(config, revision)
     engine.dispose()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import aiohttp
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from torture.jar import REFRESH_COOKIE, Jar
@@ -68,7 +68,10 @@ class Ledger:
     """Of a migrated database."""
 
     def __init__(self, url: str, **connect: str) -> None:
-        self._engine = create_engine(url, poolclass=NullPool, connect_args=connect)
+        drivers = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg2"}
+        named = make_url(url)
+        named = named.set(drivername=drivers[named.get_backend_name()])
+        self._engine = create_engine(named, poolclass=NullPool, connect_args=connect)
         with self._engine.begin() as connection:
             for statement in WRITE_DOWN[self._engine.dialect.name]:
                 connection.execute(text(statement))

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine, text
 from app.db.engine import create_database_engine
 from app.db.migrations import alembic_config
 from tests.conftest import make_settings
-from torture.migrations import Watch, libpq
+from torture.laboratory import ROOT
+from torture.migrations import FILL, WRITTEN, Watch, alembic, libpq
 
 pytestmark = pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
 
@@ -86,6 +87,22 @@ def version(engine: Engine) -> str:
     with engine.connect() as connection:
         found: str = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         return found
+
+
+def test_what_the_manual_recommends_can_be_done_and_undone(
+    config: Config, engine: Engine, empty_url: str
+) -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert " ".join(FILL.split()) in " ".join(manual.split())
+    command.upgrade(config, "head")
+    *forward, back = WRITTEN
+    for revision in forward:
+        alembic(empty_url, "upgrade", revision)
+    assert version(engine) == forward[-1]
+    with engine.begin() as connection:
+        connection.execute(text(FILL))
+    alembic(empty_url, "downgrade", back)
+    assert version(engine) == "0003"
 
 
 def test_the_experiment_sees_a_lock_that_others_mind(
