@@ -57,6 +57,7 @@ def check_migrations() -> int:
 
 def run_tests(arguments: Sequence[str] = ()) -> int:
     """All tests run on all cores; a chosen few in this process, where --pdb and -s work."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each server that they start compiles us
     return python("-m", "pytest", *(arguments or ["--numprocesses=auto"]))
 
 

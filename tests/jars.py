@@ -7,6 +7,8 @@ import jwt
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
+from tests.client import LocalClient
+
 ACCESS_COOKIE = "__Host-access"
 REFRESH_COOKIE = "__Host-refresh"
 DEVICE_COOKIE = "__Host-device"
@@ -32,12 +34,7 @@ def held(client: TestClient, name: str) -> str:
 
 def other_browser(client: TestClient, address: str = "testclient") -> TestClient:
     """An empty jar before the same application, and perhaps on another network."""
-    return TestClient(
-        client.app,
-        base_url="https://testserver",
-        raise_server_exceptions=False,
-        client=(address, 50000),
-    )
+    return LocalClient(client.app, client=(address, 50000))
 
 
 def copied_jar(client: TestClient) -> TestClient:

@@ -24,6 +24,7 @@ from sqlmodel import delete
 from app.core.moments import to_microseconds
 from app.core.tokens import ClientId
 from app.db.engine import create_database_engine
+from app.db.hosts import CONNECT_ARGUMENTS
 from app.db.session import Database
 from app.db.statement import Statement
 from app.main import create_app
@@ -976,7 +977,10 @@ def test_a_row_that_stays_locked_is_answered_503(
     elsewhere: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.db.session.PATIENCE", 1)  # instead of 5 seconds
+    for module in ("session", "engine"):
+        monkeypatch.setattr(f"app.db.{module}.PATIENCE", 1)  # instead of 5 seconds
+    options = {"options": "-c lock_timeout=1s"}
+    monkeypatch.setattr("app.db.hosts.CONNECT_ARGUMENTS", CONNECT_ARGUMENTS | options)
     client = make_client()
     sign_up_and_in(client)
     with lock_logins(elsewhere):

@@ -16,6 +16,7 @@ SESSIONS, REFRESHES, THEFTS = 6, 8, 4
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """More goes wrong than in the long run, and sooner."""
+    monkeypatch.setattr(fleet, "GRACE", 1)  # who is lost asks again after half of it
     monkeypatch.setattr(fleet, "SHORTEST_GAP", 0.01)
     monkeypatch.setattr(fleet, "LONGEST_GAP", 0.1)
     monkeypatch.setattr(fleet, "TOGETHER", 0.5)
