@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.core.client import Client
+from app.core.smtp import Undelivered
 from app.models.mail import PURPOSES, Template
 from app.services.letters import Letter, Link, compose, duration, origin
 from tests.conftest import ClientFactory, make_settings
@@ -212,21 +213,18 @@ def test_the_services_name_is_escaped_where_that_is_needed() -> None:
         "ada@example.com\r\nBcc: eve@example.com",
         "ada@example.com\nBcc: eve@example.com",
         "ada@example.com\r\nRCPT TO:<eve@example.com>",
+        "ada@example.com,eve@example.com",
     ],
 )
-def test_a_recipient_with_a_line_break_is_no_recipient(recipient: str) -> None:
+def test_a_recipient_that_is_more_than_an_address_is_none(recipient: str) -> None:
     """None gets into the outbox; if one does, it does not get out."""
-    with pytest.raises(ValueError, match=r"[Ii]nvalid|arguments"):
+    with pytest.raises(Undelivered):
         written(Template.PASSWORD_CHANGED, recipient)
 
 
 @pytest.mark.proves("1.3.11")
-@pytest.mark.parametrize(
-    "recipient", ["ada@example.com,eve@example.com", "-f@example.com", "a%0Ab"]
-)
+@pytest.mark.parametrize("recipient", ["-f@example.com", "a%0Ab@example.com"])
 def test_odd_recipients_are_one_recipient(recipient: str) -> None:
-    if "@" not in recipient:
-        recipient += "@example.com"
     (address,) = written(Template.PASSWORD_CHANGED, recipient)["To"].addresses
     assert address.username + "@" + address.domain == recipient
 
@@ -235,7 +233,7 @@ def test_odd_recipients_are_one_recipient(recipient: str) -> None:
 @pytest.mark.parametrize("template", Template)
 def test_lines_stay_short_enough_for_every_server(template: Template) -> None:
     """998 characters: RFC 5322, 2.1.1. With everything at its longest."""
-    address = f"{'a' * 64}@{'.'.join(['b' * 60] * 3)}.example"
+    address = f"{'a' * 64}@{'.'.join(['b' * 60] * 3)}.org"
     name = "Ünïcode " * 14
     long_url = "https://auth.example.com" + "/abcdefgh" * 30
     values = {"mail_from": f"{name}<no-reply@{'c' * 60}.example>", "public_url": long_url}

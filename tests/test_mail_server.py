@@ -16,6 +16,7 @@ from app.models.mail import Template
 from app.services import courier
 from app.services.courier import deliver_due
 from tests.conftest import ClientFactory
+from tests.links import forgot
 from tests.mailbox import (
     Certificates,
     Mailbox,
@@ -25,7 +26,7 @@ from tests.mailbox import (
     waiting,
     write_to,
 )
-from tests.people import ADA, BOB
+from tests.people import ADA, BOB, register
 
 NAME = "mail.example.net"  # for STARTTLS: a host that is not this machine, by its name
 LOGIN = ("ada", "sesame-7391")
@@ -246,6 +247,36 @@ def test_a_domain_beyond_ascii_needs_no_extension(make_client: ClientFactory) ->
         write_to(client, TEMPLATE, "ada@münchen.de")
         mailbox.receive(client)
     assert mailbox.arrivals[0].recipients == ["ada@xn--mnchen-3ya.de"]
+
+
+@pytest.mark.proves("EM-03")
+@pytest.mark.parametrize(
+    ("domain", "sent"),
+    [("groß.de", "xn--gro-7ka.de"), ("ς.example.com", "xn--3xa.example.com")],
+)
+def test_no_mail_goes_to_a_domain_that_merely_used_to_be_the_same(
+    make_client: ClientFactory, mailbox: Mailbox, domain: str, sent: str
+) -> None:
+    """IDNA of 2003, which Python's codec speaks, made ß ss: another domain, of another owner."""
+    client = make_client(**mailbox.settings)
+    register(client, ADA | {"email": f"ada@{domain}"})
+    forgot(client, f"ada@{domain}")
+    mailbox.receive(client)
+    assert [arrival.recipients for arrival in mailbox.arrivals] == [[f"ada@{sent}"]] * 2
+
+
+@pytest.mark.proves("1.3.11")
+def test_an_address_that_a_header_would_decode_gets_no_mail(
+    make_client: ClientFactory, mailbox: Mailbox
+) -> None:
+    """None can sign up any more; one that has is not written to."""
+    client = make_client(**mailbox.settings)
+    decoded = "=?utf-8?q?a=0d=0a=0d=0ago_to_http=3a//evil.example/?=@example.com"
+    write_to(client, TEMPLATE, decoded)
+    write_to(client, TEMPLATE, ADA["email"])
+    mailbox.receive(client)
+    assert [arrival.recipients for arrival in mailbox.arrivals] == [[ADA["email"]]]
+    assert [mail.recipient for mail in waiting(client)] == [decoded]
 
 
 def test_a_user_name_beyond_ascii_waits_for_a_server_that_knows_it(

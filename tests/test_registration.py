@@ -188,6 +188,7 @@ def test_the_canonical_form_of_an_address_is_its_own(address: str) -> None:
 
 
 NO_ADDRESSES = {
+    "what a header would decode": "=?utf-8?q?a=0d=0asubject=3a_you_won=0d=0ax=3a_?=@example.com",
     "nothing": "",
     "a word": "ada",
     "no domain": "ada@",

@@ -18,6 +18,8 @@ from threading import Timer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from email_validator import EmailNotValidError, validate_email
+
 STEP = 10  # seconds that a server may keep silent
 CONVERSATION = 60  # seconds for one mail, however often it says a little
 LONGEST_REASON = 200  # characters
@@ -26,6 +28,9 @@ ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 NAME = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
 ADDRESS = re.compile(rf"{ATOM}(\.{ATOM})*@{NAME}(\.{NAME})*")
 MAILBOX = re.compile(r"(?P<name>[^<>]*)<(?P<address>[^<>]*)>")
+# How text in a header begins that is to be decoded (RFC 2047): line breaks and all, in an address,
+# where it must not stand. Python decodes it there.
+ENCODED = "=?"
 HOST = re.compile(rf"{NAME}(\.{NAME})*")
 
 
@@ -249,11 +254,18 @@ class Client(smtplib.SMTP):
 
 
 def recipient_header(address: str) -> Address:
-    """Domains beyond ASCII in the form that every server understands."""
-    user, _, domain = address.rpartition("@")
-    with suppress(UnicodeError):
-        domain = domain.encode("idna").decode()
-    return Address(username=user, domain=domain)
+    """The domain in the form that every server understands. Raises Undelivered.
+
+    By IDNA 2008, as the address was read. Python's own codec is of 2003, and makes groß.de the
+    domain gross.de, which is somebody else's.
+    """
+    try:
+        domain = validate_email(address, check_deliverability=False).ascii_domain
+    except EmailNotValidError:
+        raise Undelivered("To: no address") from None
+    if ENCODED in address:
+        raise Undelivered("To: an address that reads as another one")
+    return Address(username=address.rpartition("@")[0], domain=domain)
 
 
 def number(code: int, text: bytes | str) -> str:

@@ -12,6 +12,7 @@ from sqlmodel import Field, SQLModel
 
 from app.core.identifiers import new_id
 from app.core.passwords import LONGEST_PASSWORD, SHORTEST_PASSWORD
+from app.core.smtp import ENCODED
 from app.models.base import Input, PageQuery
 
 LONGEST_EMAIL = 254  # characters: RFC 5321, 4.5.3.1.3, less the angle brackets
@@ -33,7 +34,9 @@ def canonical_email(address: str) -> str:
         if canonical != checked.normalized:  # some letters grow in lower case
             validate_email(canonical, check_deliverability=False)
     except EmailNotValidError:
-        raise ValueError("must be an email address, such as ada@example.com") from None
+        canonical = ENCODED
+    if ENCODED in canonical:
+        raise ValueError("must be an email address, such as ada@example.com")
     return canonical
 
 
