@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 LARGEST_HEAD = 64 * 1024  # bytes of a header, or between two pieces of a body
+MOST_HEADERS = 100  # and as many trailers: of short ones, each takes ten times its bytes of memory
 MOST_PIPELINED = 16  # requests of one connection that wait for the one before
 ARRIVAL_SECONDS = 10  # for a whole request, from the first byte or from the connection
 READING_SECONDS = 25  # in which a client takes nothing of its answer
@@ -42,6 +43,7 @@ class Protocol(HttpToolsProtocol):
     _is_first = True  # of the requests in a piece of data: or one could be hundreds of refusals
     _is_over = False  # nothing more is read
     _is_refused = False  # the request whose body comes
+    _fault = 400  # what the parser stops at
     _uncounted = 0  # bytes since a header or a message was complete, or a piece of a body came
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -68,12 +70,18 @@ class Protocol(HttpToolsProtocol):
             self._give(ARRIVAL_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
-        self._end(400)
+        self._end(self._fault)
 
     def on_message_begin(self) -> None:
         self._arriving = True
         self._unset_keepalive_if_required()  # it may be in one piece with the one before
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) == MOST_HEADERS:
+            self._fault = 431
+            raise TooMany
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._uncounted = 0

@@ -487,43 +487,6 @@ def test_a_form_of_another_content_type_is_refused(
         assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("name", ["grant_type", "username", "password", "refresh_token"])
-def test_a_file_where_text_is_expected_is_refused(
-    client: TestClient, database: Database, ada: Json, name: str
-) -> None:
-    [token] = [operation for operation in FORM_OPERATIONS if operation.path == TOKEN]
-    text = {key: value for key, value in FORM_EXAMPLE.items() if key != name}
-    for content in (b"", b"password", b"\xff\x00" * 20_000):
-        with nothing_changes(database):
-            answer = call(client, token, data=text, files={name: ("file.txt", content)})
-            assert_clear_refusal(answer, token)
-            assert answer.status_code == 400
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"no multipart at all",
-        b"--x\r\n",
-        b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--",
-        b'--x\r\nContent-Disposition: form-data; name="grant_type"\r\n\r\npassword',
-        b'--x\r\nContent-Disposition: form-data; name="\xff"\r\n\r\na\r\n--x--\r\n',
-        b"--x\r\n" + b"A: b\r\n" * 5_000 + b"\r\na\r\n--x--\r\n",
-        b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\nb\r\n" * 1_100 + b"--x--\r\n",
-    ],
-    ids=lambda body: ascii(body[:60]),
-)
-def test_a_broken_multipart_body_is_refused(
-    client: TestClient, database: Database, ada: Json, body: bytes
-) -> None:
-    [token] = [operation for operation in FORM_OPERATIONS if operation.path == TOKEN]
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    with nothing_changes(database):
-        answer = call(client, token, content=body, headers=headers)
-        assert_clear_refusal(answer, token)
-
-
 @pytest.mark.parametrize(
     "body",
     [

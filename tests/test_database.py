@@ -1,10 +1,12 @@
 """The database from the service's side: threads, connections, locks and their loss."""
 
 import asyncio
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
@@ -92,6 +94,40 @@ def test_a_connection_that_broke_while_idle_is_not_noticed(postgresql_url: str, 
     assert getattr(database, run)(select_one) == 1
     database.close()
     killer.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_to_wait_for_postgresql_takes_no_file_descriptor_more(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be none left: that is no error of ours."""
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("selectors.DefaultSelector", none_left)
+    monkeypatch.setattr("selectors.EpollSelector", none_left)
+    database = Database(make_settings(database_url))
+    assert database.run_read(lambda session: session.connection().scalar(text("SELECT 1"))) == 1
+    database.close()
+
+
+@pytest.mark.proves("13.1.3")
+def test_what_nobody_waits_for_any_more_is_not_done(small: Database) -> None:
+    """As where a health check gives up: its questions must not queue before what others want."""
+    done: list[str] = []
+    let_go = threading.Event()
+
+    async def give_up() -> None:
+        busy = [asyncio.ensure_future(small.read(lambda _: let_go.wait(10))) for _ in range(POOL)]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(small.read(lambda _: done.append("late")), 0.1)
+        let_go.set()
+        await asyncio.gather(*busy)
+        await small.read(lambda _: done.append("next"))
+
+    asyncio.run(give_up())
+    assert done == ["next"]
 
 
 @pytest.mark.proves("13.1.3", "13.2.6")

@@ -9,9 +9,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -119,6 +120,25 @@ def test_it_hashes_several_at_once(hasher: Hasher) -> None:
         verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
     assert set(verified) == {Verification(True)}
     assert process_of(hasher).num_threads() == 3
+
+
+@pytest.mark.proves("16.5.3")
+def test_stopped_it_is_started_again(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sockets stay open then, and nothing comes."""
+    stored = hasher.hash_password(PASSWORD)
+    for name in ("HANG_SECONDS", "END_SECONDS"):
+        monkeypatch.setattr(f"app.core.hasher.{name}", 0.5)
+    stopped = process_of(hasher)
+    stopped.suspend()
+    monkeypatch.setattr(hasher, "_start", partial(patiently, hasher._start, monkeypatch))
+    assert hasher.verify(PASSWORD, stored) == Verification(True)
+    assert not stopped.is_running()
+
+
+def patiently(start: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one may take as long as it has to."""
+    monkeypatch.setattr("app.core.hasher.HANG_SECONDS", 30)
+    start()
 
 
 @pytest.mark.proves("16.5.3")

@@ -141,6 +141,15 @@ def test_what_is_no_file_of_the_pages_is_not_found(anyone: TestClient, rest: str
     assert refused_as(anyone.get(folder + rest)) == (404, "not_found")
 
 
+@pytest.mark.parametrize("part", ["bytes=0-3", "bytes=abc", "bytes=99999999-", "lines=1-2"])
+def test_a_file_comes_whole_whatever_part_is_asked_for(anyone: TestClient, part: str) -> None:
+    """Starlette refuses a Range that it cannot read, or reach, in plain text."""
+    (path, *_) = files_of(anyone, "/account/log-in")
+    answer = anyone.get(path, headers={"Range": part})
+    assert (answer.status_code, answer.headers["accept-ranges"]) == (200, "none")
+    assert answer.content == anyone.get(path).content
+
+
 def test_a_file_of_another_version_is_not_found(anyone: TestClient) -> None:
     answer = anyone.get("/account/assets/0000000000000000/pages.js")
     assert refused_as(answer) == (404, "not_found")

@@ -26,7 +26,7 @@ from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory, make_settings
 from tests.jars import other_browser
 from tests.links import database_of, mint, reset
-from tests.people import ADA, log_in, register, who_am_i
+from tests.people import ADA, log_in, register, sign_up_and_in, who_am_i
 from tests.rows import (
     all_logins,
     all_users,
@@ -654,6 +654,7 @@ class HeldUp:
 
     def __init__(self) -> None:
         self.may_end = Event()
+        self.both = Event()  # that may hash at once have begun
         self.active = self.most = 0
         self._lock = Lock()
 
@@ -667,6 +668,8 @@ class HeldUp:
         with self._lock:
             self.active += 1
             self.most = max(self.most, self.active)
+            if self.most == 2:
+                self.both.set()
         self.may_end.wait()
         with self._lock:
             self.active -= 1
@@ -685,6 +688,7 @@ def test_when_the_hashing_queue_is_full_log_ins_are_told_to_come_back(
         ]
         done, waiting = wait(tries, timeout=30, return_when=FIRST_COMPLETED)
         (refused,) = (try_.result() for try_ in done)
+        assert held_up.both.wait(30)
         assert refused_as(refused) == (503, "busy")
         assert refused.headers["retry-after"] == "2"
         assert refused_as(register(client)) == (503, "busy")
@@ -697,6 +701,35 @@ def test_when_the_hashing_queue_is_full_log_ins_are_told_to_come_back(
         assert client.get("/api/v1/users/me").status_code == 401
     assert {try_.result().status_code for try_ in waiting} == {401}
     assert held_up.most == 2
+
+
+@pytest.mark.proves("15.2.2")
+@pytest.mark.parametrize("how", ["changed", "reset"])
+def test_a_new_password_is_hashed_out_of_its_networks_share(
+    make_mailing_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Or one network could fill the queue all the same: half of it while its passwords are checked,
+    and half while its new ones are hashed.
+    """
+    client = make_mailing_client()
+    sign_up_and_in(client)
+    token = mint(client, Purpose.RESET_PASSWORD)
+    networks: list[str] = []
+    place = Passwords.place
+
+    def noted(passwords: Passwords, network: str = "") -> Any:
+        networks.append(network)
+        return place(passwords, network)
+
+    monkeypatch.setattr(Passwords, "place", noted)
+    new = "seven loud geese on ice"
+    if how == "changed":
+        body = {"current_password": PASSWORD, "new_password": new}
+        answer = client.put("/api/v1/users/me/password", json=body)
+    else:
+        answer = reset(client, token, new)
+    assert answer.is_success
+    assert networks == ["testclient"] * (2 if how == "changed" else 1)
 
 
 @pytest.mark.proves("15.4.1")

@@ -472,6 +472,16 @@ def test_an_export_waits_for_nobody_who_writes(ada: TestClient) -> None:
     assert max(writes) < len(sent) - 4
 
 
+@pytest.mark.proves("2.4.1")
+def test_exports_are_made_one_at_a_time(ada: TestClient) -> None:
+    """Each takes megabytes, and one of the few connections for reading."""
+    exporting = ada.app.state.backend.exporting  # type: ignore[attr-defined]
+    with exporting:
+        assert refused_as(ada.get(f"{ME}/export")) == (503, "busy")
+    for _ in range(2):
+        assert ada.get(f"{ME}/export").status_code == 200
+
+
 @pytest.mark.proves("PW-05")
 def test_a_wish_for_a_new_address_does_not_outlive_a_change_of_the_password(
     ada: TestClient,

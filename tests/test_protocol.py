@@ -11,7 +11,7 @@ import pytest
 
 from app import protocol
 from app.main import create_app
-from app.protocol import LARGEST_HEAD, MOST_PIPELINED
+from app.protocol import LARGEST_HEAD, MOST_HEADERS, MOST_PIPELINED
 from tests.conftest import make_settings, running_server
 from tests.connections import (
     SOON,
@@ -73,6 +73,29 @@ def test_a_header_that_is_too_large_is_told_so(connection: socket.socket) -> Non
 def test_a_header_that_is_not_too_large_is_borne(connection: socket.socket) -> None:
     large = b"X-Large: " + b"a" * (LARGEST_HEAD - 200)
     connection.sendall(REQUEST + large + b"\r\nConnection: close\r\n\r\n")
+    assert read_to_the_end(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "told"),
+    [
+        (REQUEST, b"HTTP/1.1 431 "),
+        (LOG_IN + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b""),
+    ],
+    ids=["headers", "trailers"],
+)
+def test_more_headers_than_anybody_sends_are_refused(
+    connection: socket.socket, beginning: bytes, told: bytes
+) -> None:
+    """Each takes a hundred bytes of memory, however short it is."""
+    connection.sendall(beginning + b"a:\r\n" * (MOST_HEADERS + 1))
+    assert read_to_the_end(connection)[:13] == told
+
+
+def test_as_many_headers_as_are_allowed_are_borne(connection: socket.socket) -> None:
+    sent = REQUEST.count(b"\r\n") - 1
+    more = b"a:\r\n" * (MOST_HEADERS - sent - 1)
+    connection.sendall(REQUEST + more + b"Connection: close\r\n\r\n")
     assert read_to_the_end(connection).startswith(b"HTTP/1.1 200 ")
 
 

@@ -292,6 +292,26 @@ def test_an_address_without_an_account_closes_likewise(
     assert differences(*refusals) == set()
 
 
+def test_a_network_without_room_leaves_nothing_behind(make_client: ClientFactory) -> None:
+    """Or it could fill the table, with addresses that it makes up."""
+    client = make_client(login_attempts_per_network=2, login_attempts_per_account=2)
+    for number in range(5):
+        log_in(client, WRONG | {"email": f"user{number}@example.com"})
+    assert len(all_budgets(database_of(client))) == 3  # the network, and two accounts
+
+
+def test_a_network_without_room_takes_nothing_off_an_account(make_client: ClientFactory) -> None:
+    client = make_client(login_attempts_per_network=2, login_attempts_per_account=2)
+    register(client)
+    log_in(other_browser(client, "192.0.2.9"), WRONG)
+    for number in range(5):
+        log_in(client, WRONG | {"email": f"user{number}@example.com"})
+    for _ in range(5):
+        assert refused_as(log_in(client, WRONG)) == TOO_MANY
+    statuses = [log_in(other_browser(client, "192.0.2.9"), WRONG).status_code for _ in range(2)]
+    assert statuses == [401, 429]
+
+
 def test_a_success_counts_failures_in_a_row_anew(strict: TestClient) -> None:
     log_in(strict, WRONG)
     fail_before(database_of(strict), 99)

@@ -294,6 +294,8 @@ def headers(ends: Sequence[str]) -> Iterator[Rudeness]:
     yield Rudeness("an address that never ends", "GET /", piece, pause=0, ends=ends)
     yield Rudeness("a header that never ends", f"{line}X-Endless: ", piece, pause=0, ends=ends)
     many = "X-Another: one\r\n" * 4096
+    tiny = line + "a:\r\n" * 16_000
+    yield Rudeness("64 KB of headers of three bytes, and no more", tiny, count=1000, ends=ends)
     yield Rudeness("headers without end", line, many, pause=0, ends=ends)
     cookie = f"{line}Cookie: a={'a' * 1_000_000}\r\n\r\n"
     yield Rudeness("a cookie of 1 MB", cookie, ends=ends)

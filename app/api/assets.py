@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastapi import HTTPException
 from fastapi.responses import FileResponse, HTMLResponse
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -35,11 +36,22 @@ class Assets:
         # Serving today's file under another version would put it into caches there for a year.
         if path is None or version != self.version:
             raise HTTPException(404)
-        return FileResponse(
+        return Whole(
             path,
             media_type=MEDIA_TYPES[path.suffix],
-            headers={"Cache-Control": "public, max-age=31536000, immutable"},
+            headers={
+                "Cache-Control": "public, max-age=31536000, immutable",
+                "Accept-Ranges": "none",
+            },
         )
+
+
+class Whole(FileResponse):
+    """Whatever part is asked for: that of a broken Range would be refused in plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 def page(html: str, *directives: str) -> HTMLResponse:

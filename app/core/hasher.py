@@ -29,6 +29,7 @@ from app.core.refusals import Reason, Refusal
 
 ROOT = str(Path(__file__).parents[2])  # of the package app
 END_SECONDS = 2  # longer than a hash takes
+HANG_SECONDS = 30  # longer than one takes that gets hardly any of a core
 NICENESS = 15  # whoever serves goes first at a core
 SLICE = 100_000  # nanoseconds that a hash keeps a core, at least: Linux allows no less
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # a system call, which Python has not
@@ -71,8 +72,10 @@ class Hasher:
             channel = channels.get()
             try:
                 channel.send_bytes(question)
+                if not channel.poll(HANG_SECONDS):
+                    raise EOFError
                 result, error = json.loads(channel.recv_bytes())
-            except (EOFError, OSError):  # somebody has killed it
+            except (EOFError, OSError):  # somebody has killed or stopped it
                 channels.put(channel)  # for whoever comes next, if it cannot be started now
                 self._start_again(channels)
                 continue

@@ -66,14 +66,14 @@ class Passwords:
         finally:
             self._leave(network)
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, network: str = "") -> str:
         """Raises Refusal(BUSY) when the queue is full."""
-        with self.place() as place:
+        with self.place(network) as place:
             return await place.hash(password)
 
-    async def verify(self, password: str, stored: str | None) -> Verification:
+    async def verify(self, password: str, stored: str | None, network: str = "") -> Verification:
         """Raises Refusal(BUSY) when the queue is full."""
-        with self.place() as place:
+        with self.place(network) as place:
             return await place.verify(password, stored)
 
     def close(self) -> None:

@@ -167,13 +167,17 @@ def timeline_of(connection: Connection) -> int:
             connection.autocommit = False
 
 
+# Of those that there are, the one that takes no file descriptor: there may be none left.
+Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
 def wait_for(connection: Any) -> None:
     """All of psycopg2 waits in here: one that blocks in libpq would wait as long as a server is
     frozen, or as a commit is for its standby. Raises Silence.
     """
     patience = getattr(connection, "patience", None)
     until = patience and time.monotonic() + patience
-    with selectors.DefaultSelector() as selector:
+    with Selector() as selector:
         while (state := connection.poll()) != POLL_OK:
             event = selectors.EVENT_READ if state == POLL_READ else selectors.EVENT_WRITE
             selector.register(connection.fileno(), event)

@@ -117,11 +117,15 @@ class Database:
         """A database that has frozen keeps its threads, and nobody waits for them for ever."""
         job = self._threads.submit(run, *args, **kwargs)
         future = asyncio.wrap_future(job)
-        done, _ = await asyncio.wait((future,), timeout=PATIENCE)
-        if not done and job.cancel():  # no thread had begun it
-            raise Refusal(Reason.BUSY)
-        if not done:
-            done, _ = await asyncio.wait((future,), timeout=SLOWEST_STATEMENT)
+        try:
+            done, _ = await asyncio.wait((future,), timeout=PATIENCE)
+            if not done and job.cancel():  # no thread had begun it
+                raise Refusal(Reason.BUSY)
+            if not done:
+                done, _ = await asyncio.wait((future,), timeout=SLOWEST_STATEMENT)
+        except asyncio.CancelledError:
+            job.cancel()  # or what nobody waits for any more would be done before what others want
+            raise
         if not done:  # it may yet happen, as when an answer is lost on the way
             raise Refusal(Reason.DATABASE_UNAVAILABLE)
         return future.result()

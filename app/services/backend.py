@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Self
 
 from app.core.config import Settings
@@ -19,6 +20,7 @@ class Backend:
     tokens: Tokens
     policy: PasswordPolicy
     throttle: Throttle
+    exporting: Lock = field(default_factory=Lock)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:

@@ -63,7 +63,7 @@ async def change_password(
     if normalise(new_password) == normalise(current_password):
         raise Refusal(Reason.PASSWORD_UNCHANGED)
     await backend.policy.check(new_password, user.email, user.full_name)
-    hashed_password = await backend.passwords.hash(new_password)
+    hashed_password = await backend.passwords.hash(new_password, client.network)
     login = new_logins.new_login(user, client, ClientId(current.login.client_id), backend.settings)
     return await backend.database.write(
         exchange_password, backend, user, hashed_password, login, client
@@ -148,10 +148,17 @@ def delete_account(session: Session, backend: Backend, user: User, client: Clien
 async def export(backend: Backend, current: Current, client: Client) -> AccountExport:
     """Everything that is stored about somebody, but for what only secrets are made of.
 
-    Raises Refusal(TOO_MANY_ATTEMPTS).
+    One at a time: it takes megabytes, and a connection for reading, of which there are two.
+
+    Raises Refusal(BUSY or TOO_MANY_ATTEMPTS).
     """
-    await backend.database.write(note_export, backend, current, client)
-    return await backend.database.read(collect, current)
+    if not backend.exporting.acquire(blocking=False):
+        raise Refusal(Reason.BUSY)
+    try:
+        await backend.database.write(note_export, backend, current, client)
+        return await backend.database.read(collect, current)
+    finally:
+        backend.exporting.release()
 
 
 def note_export(session: Session, backend: Backend, current: Current, client: Client) -> None:

@@ -64,10 +64,10 @@ async def reset_password(backend: Backend, token: str, password: str, client: Cl
     owner = await backend.database.read(find_owner, token)
     await backend.policy.check(password, owner.email, owner.full_name)
     if owner.must_change_password:  # somebody else may know the one of now
-        same = await backend.passwords.verify(password, owner.hashed_password)
+        same = await backend.passwords.verify(password, owner.hashed_password, client.network)
         if same.correct:
             raise Refusal(Reason.PASSWORD_UNCHANGED)
-    hashed_password = await backend.passwords.hash(password)
+    hashed_password = await backend.passwords.hash(password, client.network)
     await backend.database.write(replace_password, backend, token, hashed_password, client)
 
 

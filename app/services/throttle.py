@@ -167,7 +167,13 @@ async def take_alone(database: Database, claims: Sequence[Claim], client: Client
 def give_up(
     session: Session, claims: Sequence[Claim], levels: Mapping[str, Level], now: int
 ) -> dict[Claim, int]:
-    give_back(session, [claim for claim in claims if claim.key in levels])
+    """What was taken leaves nothing behind: or a network that is refused could fill the table, with
+    addresses that it makes up.
+    """
+    keys = [claim.key for claim in claims if claim.key in levels]
+    give_back(session, [claim for claim in claims if claim.key in keys])
+    empty = (col(Budget.drained_at) <= now) & (col(Budget.attempts) == 0)
+    session.connection().execute(delete(Budget).where(col(Budget.key).in_(keys) & empty))
     return waits(session, claims, levels, now)
 
 

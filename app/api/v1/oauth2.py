@@ -30,6 +30,8 @@ from app.models.user import (
 from app.services import authentication, logins, new_logins
 from app.services.backend import Backend
 
+FORM = "application/x-www-form-urlencoded"
+
 
 class OAuth2Problem(BaseModel):
     """RFC 6749, 5.2."""
@@ -54,6 +56,7 @@ class OAuth2Route(Route):
 
         async def handle_in_oauth2_terms(request: Request) -> Response:
             try:
+                refuse_other_forms(request)
                 return await handle(request)
             except OAuth2Error as error:
                 request.state.code = error.error
@@ -70,6 +73,15 @@ class OAuth2Route(Route):
                 return answer_refusal(request, refusal)
 
         return handle_in_oauth2_terms
+
+
+def refuse_other_forms(request: Request) -> None:
+    """RFC 6749, 3.2: before it is read. A multipart form may name the codec of its text, and to
+    decode 64 KiB as punycode takes seconds.
+    """
+    media_type = request.headers.get("content-type", FORM).partition(";")[0]
+    if media_type.strip().lower() != FORM:
+        raise OAuth2Error("invalid_request", f"Send the parameters as {FORM}.")
 
 
 def answer_refusal(request: Request, refusal: Refusal) -> JSONResponse:
