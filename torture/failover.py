@@ -64,7 +64,7 @@ async def settled(laboratory: Laboratory) -> AsyncIterator[Replicated]:
     """A cluster, a service, and people who have signed up."""
     async with AsyncExitStack() as stack:
         laboratory.say("Starting etcd, Patroni, and PostgreSQL on two nodes ...")
-        nodes = stack.enter_context(cluster(laboratory.folder))
+        nodes = stack.enter_context(cluster(laboratory.folder, laboratory.progress.say))
         laboratory.say("Starting the service ...")
         migrate(nodes.url, laboratory.folder)
         services = [

@@ -35,7 +35,8 @@ async function live(pause) {
   while (!out) {
     try {
       const response = await call("/users/me");
-      if (response.status === 401) out = window.refusal;
+      const told = window.refusal;
+      if (response.status === 401 && await ask() === 401) out = told;
     } catch {
       note("lost");
     }

@@ -168,12 +168,16 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 
 
 class Cluster(NamedTuple):
-    """url: names both nodes, as libpq takes them. etcd: the port that Patroni asks."""
+    """url: names both nodes, as libpq takes them. etcd: the port that Patroni asks.
+
+    say: what an operator had to do.
+    """
 
     nodes: tuple[Node, Node]
     url: str
     password: str
     etcd: int
+    say: Callable[[str], None]
 
     def primary(self) -> Node | None:
         """Who takes writes, by asking PostgreSQL itself."""
@@ -202,10 +206,12 @@ class Cluster(NamedTuple):
 
     def settled(self) -> Node:
         """Waits until there is a primary, and a standby that confirms each commit."""
-        with suppress(ClusterError):
-            return until(self._settled, "It takes its time", STUCK_SECONDS)
-        self.replicate_again()
-        return until(self._settled, "The cluster did not become whole")
+        for helps in (self.replicate_again, self.restart_standby):
+            with suppress(ClusterError):
+                return until(self._settled, "It takes its time", STUCK_SECONDS)
+            self.say(f"Patroni is stuck ({self.roles}): {helps.__name__.replace('_', ' ')}")
+            helps()
+        return until(self._settled, f"The cluster did not become whole ({self.roles})")
 
     def new_primary(self, former: Node) -> Node:
         other = self.other(former)
@@ -222,6 +228,23 @@ class Cluster(NamedTuple):
         with urlopen(Request(f"http://127.0.0.1:{self.etcd}/v3/kv/deleterange", body), timeout=5):
             pass
 
+    def restart_standby(self) -> None:
+        """As an operator would who sees that it follows nobody."""
+        primary = self.primary()
+        for node in self.nodes:
+            if node is not primary:
+                node.kill()
+                node.start()
+
+    @property
+    def roles(self) -> str:
+        """As each node sees them."""
+        return "; ".join(
+            ", ".join(f"{each['role']} {each.get('state')}" for each in members)
+            for node in self.nodes
+            if (members := node.cluster().get("members", ()))
+        )
+
     def _settled(self) -> Node | None:
         for node in self.nodes:
             roles = {each["role"] for each in node.cluster().get("members", ())}
@@ -231,7 +254,7 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
+def cluster(folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
     """Two nodes that are in step, and an empty database. Raises Missing, or ClusterError."""
     look_for_packages()
     place = folder / "cluster"
@@ -250,7 +273,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             node.start()
         hosts = "&".join(f"host={node.address}" for node in nodes)
         url = f"postgresql://postgres:{password}@/{DATABASE}?{hosts}"
-        made = Cluster(nodes, url, password, etcd)
+        made = Cluster(nodes, url, password, etcd, say)
         until(lambda: leader(nodes), "No node became the primary")
         create_database(made, leader(nodes))
         made.settled()
