@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 LARGEST_HEAD = 64 * 1024  # bytes of a header, or between two pieces of a body
-MOST_HEADERS = 100  # and as many trailers: of short ones, each takes ten times its bytes of memory
+MOST_HEADERS = 100  # and as many trailers: the shortest one takes a hundred bytes of memory
 MOST_PIPELINED = 16  # requests of one connection that wait for the one before
 ARRIVAL_SECONDS = 10  # for a whole request, from the first byte or from the connection
 READING_SECONDS = 25  # in which a client takes nothing of its answer

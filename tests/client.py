@@ -51,9 +51,9 @@ class LocalClient(TestClient):
         *,
         raise_server_exceptions: bool = False,
         client: tuple[str, int] = ("testclient", 50000),
-        **more: Any,
+        headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(app, base_url, client=client, **more)
+        super().__init__(app, base_url, client=client, headers=headers)
         self._transport = Transport(app, client, self.app_state, raise_server_exceptions)
 
     def __enter__(self) -> Self:
@@ -147,6 +147,7 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
         self._content: bytes | None = content
+        self._started = False
 
     async def run(self, app: FastAPI, scope: Scope, raises: bool) -> None:
         """Until the application returns, which is after the whole answer."""
@@ -165,10 +166,15 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
+        assert not self._answered.is_set(), message
         if message["type"] == "http.response.start":
+            assert not self._started, message
+            self._started = True
             self.status = message["status"]
             self.headers = list(message["headers"])
         else:
+            assert self._started, message
+            assert message["type"] == "http.response.body", message
             self.body += message.get("body", b"")
             if not message.get("more_body", False):
                 self._answered.set()

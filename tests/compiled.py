@@ -38,11 +38,11 @@ def share() -> None:
     def use(connection: Connection) -> None:
         connection.engine._compiled_cache = compiled
 
-    spell, spelled = Spelled.of, dict[str, Spelled]()
+    spell, spelled = Spelled.of, dict[Statement, Spelled]()
 
     def spell_once(statement: Statement, dialect: Dialect) -> Spelled:
-        if statement.name not in spelled:
-            spelled[statement.name] = spell(statement, dialect)
-        return spelled[statement.name]
+        if statement not in spelled:
+            spelled[statement] = spell(statement, dialect)
+        return spelled[statement]
 
     Spelled.of = spell_once  # type: ignore[method-assign, assignment]

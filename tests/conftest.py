@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +53,13 @@ AppFactory = Callable[..., FastAPI]
 ClientFactory = Callable[..., TestClient]
 
 
-compiled.share()
-
-
 def pytest_configure(config: pytest.Config) -> None:
+    """Not where torture/ uses something of ours: there it is the service as it is."""
     share_with_workers(config)
+    compiled.share()
+    event.listen(Engine, "connect", write_quickly)
 
 
-@event.listens_for(Engine, "connect")
 def write_quickly(connection: Any, _: object) -> None:
     """No test cuts the power, which is what a database waits for the disk for."""
     if isinstance(connection, sqlite3.Connection):
@@ -142,22 +140,21 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def postgresql_url(migrated_postgresql: str) -> Iterator[str]:
     yield migrated_postgresql
-    url = make_url(migrated_postgresql).set(drivername="postgresql")
-    with closing(psycopg2.connect(url.render_as_string(hide_password=False))) as connection:
-        connection.cursor().execute(empty_all_tables())
-        connection.commit()
+    empty(migrated_postgresql)
 
 
-@cache
-def empty_all_tables() -> str:
+def empty(postgresql_url: str) -> None:
     """By DELETE, which takes a seventh of TRUNCATE's time; a trigger keeps audit events from it."""
-    tables = reversed(SQLModel.metadata.sorted_tables)
     statements = [
         "ALTER TABLE audit_events DISABLE TRIGGER USER",
-        *(f"DELETE FROM {table.name}" for table in tables),
+        *(f"DELETE FROM {table.name}" for table in reversed(SQLModel.metadata.sorted_tables)),
         "ALTER TABLE audit_events ENABLE TRIGGER USER",
     ]
-    return "; ".join(statements)
+    url = make_url(postgresql_url).set(drivername="postgresql")
+    plain = url.render_as_string(hide_password=False)
+    with closing(psycopg2.connect(plain, options="-c lock_timeout=5s")) as connection:
+        connection.cursor().execute("; ".join(statements))
+        connection.commit()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

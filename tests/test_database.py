@@ -105,8 +105,8 @@ def test_to_wait_for_postgresql_takes_no_file_descriptor_more(
     def none_left() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("selectors.DefaultSelector", none_left)
-    monkeypatch.setattr("selectors.EpollSelector", none_left)
+    for name in ("DefaultSelector", "EpollSelector", "KqueueSelector"):
+        monkeypatch.setattr(f"selectors.{name}", none_left, raising=False)
     database = Database(make_settings(database_url))
     assert database.run_read(lambda session: session.connection().scalar(text("SELECT 1"))) == 1
     database.close()

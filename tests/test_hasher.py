@@ -9,10 +9,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import partial
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +20,7 @@ import pytest
 from app.core import hashing
 from app.core.hasher import NICENESS, SCHED_SETATTR, SLICE, Hasher, main
 from app.core.hashing import Verification
-from app.core.refusals import Refusal
+from app.core.refusals import Reason, Refusal
 
 pytestmark = [
     pytest.mark.real_hashes,
@@ -126,19 +125,41 @@ def test_it_hashes_several_at_once(hasher: Hasher) -> None:
 def test_stopped_it_is_started_again(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sockets stay open then, and nothing comes."""
     stored = hasher.hash_password(PASSWORD)
-    for name in ("HANG_SECONDS", "END_SECONDS"):
-        monkeypatch.setattr(f"app.core.hasher.{name}", 0.5)
     stopped = process_of(hasher)
     stopped.suspend()
-    monkeypatch.setattr(hasher, "_start", partial(patiently, hasher._start, monkeypatch))
-    assert hasher.verify(PASSWORD, stored) == Verification(True)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.core.hasher.HANG_SECONDS", 0.5)
+        with pytest.raises(Refusal) as refused:
+            hasher.verify(PASSWORD, stored)
+    assert refused.value.reason is Reason.BUSY
     assert not stopped.is_running()
+    assert hasher.verify(PASSWORD, stored) == Verification(True)
 
 
-def patiently(start: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new one may take as long as it has to."""
-    monkeypatch.setattr("app.core.hasher.HANG_SECONDS", 30)
-    start()
+@pytest.mark.proves("6.3.1")
+def test_an_answer_that_comes_late_is_nobody_elses(
+    hasher: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the machine is paused for longer than anybody waits, and goes on: the right password
+    of one would let another in.
+    """
+    stored = hasher.hash_password(PASSWORD)
+    process_of(hasher).suspend()
+
+    def go_on(channels: object) -> None:
+        """In the place of starting it again."""
+        process_of(hasher).resume()
+        time.sleep(0.5)  # by then it has answered
+
+    monkeypatch.setattr(hasher, "_start_again", go_on)
+    monkeypatch.setattr("app.core.hasher.HANG_SECONDS", 0.5)
+    for _ in range(2):
+        with pytest.raises(Refusal):
+            hasher.verify(PASSWORD, stored)
+        process_of(hasher).suspend()
+    process_of(hasher).resume()
+    with suppress(Refusal):
+        assert hasher.verify("another one", stored) == Verification(False)
 
 
 @pytest.mark.proves("16.5.3")

@@ -10,17 +10,19 @@ import pytest
 import time_machine
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from sqlmodel import update
 
 from app.core.client import HERE
 from app.core.refusals import Reason, Refusal
 from app.core.tokens import ClientId
-from app.models.mail import Purpose
+from app.models.mail import Purpose, Template
+from app.models.user import User
 from app.services import new_logins, profile
 from tests.answers import differences, refused_as
 from tests.conftest import ClientFactory
 from tests.jars import copied_jar, held, other_browser
 from tests.links import all_tokens, database_of, forgot, mint, outbox, reset, verify
-from tests.mailbox import Mailbox
+from tests.mailbox import Mailbox, write_to
 from tests.people import (
     ADA,
     BOB,
@@ -32,7 +34,7 @@ from tests.people import (
     sign_up_and_in,
     who_am_i,
 )
-from tests.rows import all_logins, all_users, change_user, statements, the_user
+from tests.rows import all_logins, all_users, change_user, execute, statements, the_user
 
 ME = "/api/v1/users/me"
 NEW = "seven loud geese on ice"
@@ -470,6 +472,15 @@ def test_an_export_waits_for_nobody_who_writes(ada: TestClient) -> None:
         assert ada.get(f"{ME}/export").status_code == 200
     writes = [number for number, one in enumerate(sent) if not one.startswith("SELECT")]
     assert max(writes) < len(sent) - 4
+
+
+def test_an_address_that_nobody_could_sign_up_with_any_more_is_exported(ada: TestClient) -> None:
+    of_before = "=?utf-8?q?a?=@example.com"
+    database_of(ada).run_write(execute, update(User).values(email=of_before))
+    write_to(ada, Template.PASSWORD_CHANGED, of_before)
+    exported = ada.get(f"{ME}/export").json()
+    assert exported["user"]["email"] == of_before
+    assert of_before in [mail["recipient"] for mail in exported["mails"]]
 
 
 @pytest.mark.proves("2.4.1")

@@ -77,19 +77,16 @@ def test_a_header_that_is_not_too_large_is_borne(connection: socket.socket) -> N
 
 
 @pytest.mark.parametrize(
-    ("beginning", "told"),
-    [
-        (REQUEST, b"HTTP/1.1 431 "),
-        (LOG_IN + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b""),
-    ],
+    "beginning",
+    [REQUEST, LOG_IN + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"],
     ids=["headers", "trailers"],
 )
 def test_more_headers_than_anybody_sends_are_refused(
-    connection: socket.socket, beginning: bytes, told: bytes
+    connection: socket.socket, beginning: bytes
 ) -> None:
-    """Each takes a hundred bytes of memory, however short it is."""
-    connection.sendall(beginning + b"a:\r\n" * (MOST_HEADERS + 1))
-    assert read_to_the_end(connection)[:13] == told
+    """The shortest one takes a hundred bytes of memory."""
+    connection.sendall(beginning + b"a:\r\n" * (MOST_HEADERS + 2))
+    assert read_to_the_end(connection).startswith(b"HTTP/1.1 431 ")
 
 
 def test_as_many_headers_as_are_allowed_are_borne(connection: socket.socket) -> None:

@@ -300,6 +300,23 @@ def test_a_network_without_room_leaves_nothing_behind(make_client: ClientFactory
     assert len(all_budgets(database_of(client))) == 3  # the network, and two accounts
 
 
+def test_attempts_that_overlap_leave_nothing_behind_either(client: TestClient) -> None:
+    """The one that came first is the last to write, and to give back."""
+    backend = client.app.state.backend  # type: ignore[attr-defined]
+    claims = backend.throttle.confirm_password("somebody")
+    now = to_microseconds(datetime.now(UTC))
+
+    def overlap(session: Session) -> None:
+        throttle.spend(session, claims, now)
+        of_first = throttle.spend(session, claims, now - throttle.SECOND)
+        assert of_first
+        throttle.give_back(session, claims)
+        throttle.give_up(session, claims, of_first, now - throttle.SECOND)
+
+    database_of(client).run_write(overlap)
+    assert all_budgets(database_of(client)) == []
+
+
 def test_a_network_without_room_takes_nothing_off_an_account(make_client: ClientFactory) -> None:
     client = make_client(login_attempts_per_network=2, login_attempts_per_account=2)
     register(client)

@@ -76,13 +76,10 @@ async def settled(laboratory: Laboratory) -> AsyncIterator[Replicated]:
             service.start(wait=False)
         for service in services:
             service.wait_until_ready()
+        ledger = Ledger(nodes.url, target_session_attrs="read-write")
         http = await stack.enter_async_context(new_session())
-        yield Replicated(
-            services,
-            await sign_up(laboratory, http, services),
-            Ledger(nodes.url, target_session_attrs="read-write"),
-            cluster=nodes,
-        )
+        people = await sign_up(laboratory, http, services)
+        yield Replicated(services, people, ledger, cluster=nodes)
 
 
 async def conduct(world: Replicated, event: "Event") -> Trial:
@@ -92,6 +89,8 @@ async def conduct(world: Replicated, event: "Event") -> Trial:
         await event.happens(world, trial)
         await asyncio.to_thread(world.cluster.settled)
         await asyncio.sleep(WARM)
+    trial.notes.update(world.cluster.helped)
+    world.cluster.helped.clear()
     return trial
 
 

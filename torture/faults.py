@@ -36,6 +36,7 @@ NO_LONGER = "DROP TRIGGER be_slow ON logins"
 
 Notes = Counter[str]  # what a fault did, for the table
 GAVE_UP = "connections that it broke off or refused"
+CONFLICTS = "transactions rolled back"
 CANNOT_CONNECT_NOW = "57P03"
 
 
@@ -81,7 +82,7 @@ def postgresql_faults(server: Postgres, wire: Wire, disk: Path | None) -> list[F
             "every transaction is serializable",
             partial(serializable, server),
             ready=True,
-            signs=(),  # they are done again, and nobody is told
+            signs=(CONFLICTS,),  # they are done again, and nobody is told
         ),
     ]
     if disk:
@@ -186,8 +187,16 @@ async def only_reads(server: Postgres, notes: Notes) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def serializable(server: Postgres, notes: Notes) -> AsyncIterator[None]:
+    before = rolled_back(server)
     async with setting(server, "default_transaction_isolation", "serializable"):
         yield
+    notes[CONFLICTS] += rolled_back(server) - before
+
+
+def rolled_back(server: Postgres) -> int:
+    """How many transactions, of those that a table of PostgreSQL's counts a second later or so."""
+    ((number,),) = server.execute("SELECT sum(xact_rollback) FROM pg_stat_database")
+    return int(number)
 
 
 @asynccontextmanager

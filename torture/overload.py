@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
@@ -151,13 +152,13 @@ class Seen:
 def attempting(subject: Served, users: int) -> Iterator[Seen]:
     """Somebody logs in now and then, and memory is looked at."""
     seen, over = Seen(), threading.Event()
-    thread = threading.Thread(target=attempt, args=(subject, users, seen, over))
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        trying = thread.submit(attempt, subject, users, seen, over)
+        try:
+            yield seen
+        finally:
+            over.set()
+    trying.result()
 
 
 def attempt(subject: Served, users: int, seen: Seen, over: threading.Event) -> None:
@@ -295,7 +296,7 @@ def headers(ends: Sequence[str]) -> Iterator[Rudeness]:
     yield Rudeness("a header that never ends", f"{line}X-Endless: ", piece, pause=0, ends=ends)
     many = "X-Another: one\r\n" * 4096
     tiny = line + "a:\r\n" * 16_000
-    yield Rudeness("64 KB of headers of three bytes, and no more", tiny, count=1000, ends=ends)
+    yield Rudeness("64 KB of the shortest headers", tiny, count=1000, ends=ends)
     yield Rudeness("headers without end", line, many, pause=0, ends=ends)
     cookie = f"{line}Cookie: a={'a' * 1_000_000}\r\n\r\n"
     yield Rudeness("a cookie of 1 MB", cookie, ends=ends)

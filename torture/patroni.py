@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -170,7 +171,7 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 class Cluster(NamedTuple):
     """url: names both nodes, as libpq takes them. etcd: the port that Patroni asks.
 
-    say: what an operator had to do.
+    say, helped: what an operator had to do.
     """
 
     nodes: tuple[Node, Node]
@@ -178,6 +179,7 @@ class Cluster(NamedTuple):
     password: str
     etcd: int
     say: Callable[[str], None]
+    helped: Counter[str]
 
     def primary(self) -> Node | None:
         """Who takes writes, by asking PostgreSQL itself."""
@@ -209,8 +211,11 @@ class Cluster(NamedTuple):
         for helps in (self.replicate_again, self.restart_standby):
             with suppress(ClusterError):
                 return until(self._settled, "It takes its time", STUCK_SECONDS)
-            self.say(f"Patroni is stuck ({self.roles}): {helps.__name__.replace('_', ' ')}")
-            helps()
+            name = helps.__name__.replace("_", " ")
+            self.say(f"Patroni is stuck ({self.roles}): {name}")
+            self.helped[f"Patroni was stuck, {name}"] += 1
+            with suppress(OSError):
+                helps()
         return until(self._settled, f"The cluster did not become whole ({self.roles})")
 
     def new_primary(self, former: Node) -> Node:
@@ -230,11 +235,10 @@ class Cluster(NamedTuple):
 
     def restart_standby(self) -> None:
         """As an operator would who sees that it follows nobody."""
-        primary = self.primary()
-        for node in self.nodes:
-            if node is not primary:
-                node.kill()
-                node.start()
+        if primary := self.primary():
+            standby = self.other(primary)
+            standby.kill()
+            standby.start()
 
     @property
     def roles(self) -> str:
@@ -273,7 +277,7 @@ def cluster(folder: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
             node.start()
         hosts = "&".join(f"host={node.address}" for node in nodes)
         url = f"postgresql://postgres:{password}@/{DATABASE}?{hosts}"
-        made = Cluster(nodes, url, password, etcd, say)
+        made = Cluster(nodes, url, password, etcd, say, Counter())
         until(lambda: leader(nodes), "No node became the primary")
         create_database(made, leader(nodes))
         made.settled()

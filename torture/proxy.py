@@ -77,7 +77,7 @@ class Proxy:
 
     def of_service(self, kind: str) -> Finding:
         """What the service itself lost, in between. kind: its database."""
-        arrived = self.counts["requests"] - self.counts["lose_request"]
+        arrived = self.counts["requests"] - self.counts["lose_request"] + self.counts["double"]
         promise = f"Whatever reaches the service is answered ({kind})"
         return Finding(promise, arrived, self.counts["unanswered"])
 
@@ -109,7 +109,6 @@ class Proxy:
             self._keep(asyncio.create_task(self._deliver(request)))
         answer = await self._deliver(request)
         if answer is None:
-            self.counts["unanswered"] += not self.is_over
             return None
         await self._wait()
         if self._happens("lose_answer"):
@@ -118,6 +117,11 @@ class Proxy:
 
     async def _deliver(self, request: bytes) -> bytes | None:
         """None: the service did not answer."""
+        answer = await self._ask(request)
+        self.counts["unanswered"] += answer is None and not self.is_over
+        return answer
+
+    async def _ask(self, request: bytes) -> bytes | None:
         arrived, target = time.monotonic(), self.target
         await self._wait()
         try:

@@ -81,9 +81,8 @@ class Trial:
         return self._after(asked.start for asked in self.readiness if not asked.right)
 
     def _after(self, moments: Iterator[float]) -> float:
-        return max((each for each in moments if each > self.lifted), default=self.lifted) - (
-            self.lifted
-        )
+        late = [each - self.lifted for each in moments if each > self.lifted]
+        return max(late, default=0.0)
 
     @property
     def said(self) -> list[int | None]:
@@ -101,16 +100,19 @@ class Trial:
         return sum(status not in truth for status in self.said)
 
     @property
-    def old_refreshes(self) -> int:
-        """Under way during it, with a token whose grace was over."""
-        return sum(
-            entry.act == OLD_REFRESH and entry.end > self.began and entry.start < self.lifted
-            for entry in self.entries
-        )
+    def meanwhile(self) -> list[Entry]:
+        """What was under way while it lasted."""
+        return [each for each in self.entries if each.end > self.began and each.start < self.lifted]
+
+    @property
+    def old_refreshes(self) -> list[Entry]:
+        """With a token whose grace was over."""
+        return [entry for entry in self.meanwhile if entry.act == OLD_REFRESH]
 
     @property
     def was_felt(self) -> bool:
-        seen = self.notes + Counter({TOLD_TO_COME_BACK: len(self.refusals)})
+        refused = sum(entry.refused for entry in self.meanwhile)
+        seen = self.notes + Counter({TOLD_TO_COME_BACK: refused})
         return all(seen[sign] for sign in self.signs)
 
 
@@ -214,7 +216,8 @@ def of_answers(name: str, trials: Sequence[Trial]) -> Finding:
     wrong = [entry for trial in trials for entry in trial.wrong]
     remark = ["once" if len(trials) == 1 else f"{len(trials)} times"]
     remark += [f"{sum(len(trial.refusals) for trial in trials)} {TOLD_TO_COME_BACK}"]
-    remark += [f"{sum(trial.old_refreshes for trial in trials)} refreshes after the grace period"]
+    old = sum(len(trial.old_refreshes) for trial in trials)
+    remark += [f"{old} refreshes after the grace period"]
     remark += [f"the slowest answer after {max(e.end - e.start for e in entries):.1f} s"]
     remark += [f"recovered after {max(trial.recovery for trial in trials):.1f} s"]
     said: Counter[Any] = sum((Counter(trial.said) for trial in trials), Counter())
@@ -243,10 +246,11 @@ def of_all(trials: Sequence[Trial]) -> Iterator[Finding]:
     stayed = [fact.kept for fact in facts if fact.kind == "login"]
     out = sum(entry.answer.status == 401 for entry in entries)
     yield Finding("nobody is logged out", len(entries) + len(stayed), out + stayed.count(False))
+    old = [entry for trial in trials for entry in trial.old_refreshes]
     yield Finding(
         "and nobody who refreshes during it, after the grace period of their token",
-        sum(trial.old_refreshes for trial in trials),
-        sum(entry.act == OLD_REFRESH and entry.answer.status == 401 for entry in entries),
+        len(old),
+        sum(entry.answer.status == 401 for entry in old),
     )
     for kind in ("rotation", "log-out", "change of a password"):
         kept = [fact.kept for fact in facts if fact.kind == kind]
@@ -259,10 +263,15 @@ def of_all(trials: Sequence[Trial]) -> Iterator[Finding]:
         f"{ghosts[401]} told so, {ghosts[503]} {TOLD_TO_COME_BACK}",
     )
     yield Finding(
-        f"/health/ready tells the truth, and is ready {RECOVERY} s after a fault",
-        sum(len(trial.said) for trial in trials if trial.ready is not None) + len(trials),
-        sum(trial.untrue + (trial.back > RECOVERY) for trial in trials),
-        f"ready after {max(trial.back for trial in trials):.1f} s at most",
+        "/health/ready tells the truth",
+        sum(len(trial.said) for trial in trials if trial.ready is not None),
+        sum(trial.untrue for trial in trials),
+    )
+    yield Finding(
+        f"/health/ready says so {RECOVERY} s after a fault",
+        len(trials),
+        sum(trial.back > RECOVERY for trial in trials),
+        f"after {max(trial.back for trial in trials):.1f} s at most",
     )
     alive = [answer.status for trial in trials for answer in trial.alive]
     yield Finding("/health/live says 200", len(alive), sum(each != 200 for each in alive))

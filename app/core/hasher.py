@@ -29,7 +29,7 @@ from app.core.refusals import Reason, Refusal
 
 ROOT = str(Path(__file__).parents[2])  # of the package app
 END_SECONDS = 2  # longer than a hash takes
-HANG_SECONDS = 30  # longer than one takes that gets hardly any of a core
+HANG_SECONDS = 20  # longer than one takes that gets hardly any of a core
 NICENESS = 15  # whoever serves goes first at a core
 SLICE = 100_000  # nanoseconds that a hash keeps a core, at least: Linux allows no less
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # a system call, which Python has not
@@ -69,15 +69,18 @@ class Hasher:
         question = json.dumps([work, *arguments]).encode()
         for _ in range(2):
             channels = self._channels
-            channel = channels.get()
+            channel, answers = channels.get(), True
             try:
                 channel.send_bytes(question)
-                if not channel.poll(HANG_SECONDS):
-                    raise EOFError
+                answers = channel.poll(HANG_SECONDS)
+                if not answers:
+                    channel.close()  # or what comes late would be taken for another one's answer
                 result, error = json.loads(channel.recv_bytes())
             except (EOFError, OSError):  # somebody has killed or stopped it
                 channels.put(channel)  # for whoever comes next, if it cannot be started now
                 self._start_again(channels)
+                if not answers:
+                    break
                 continue
             channels.put(channel)
             if error:
@@ -111,7 +114,7 @@ class Hasher:
             if channels is not self._channels:  # somebody who waited, too, has started it
                 return
             self._end()
-            logger.error("The process that hashes has ended, and is started again.")
+            logger.error("The process that hashes has ended or hangs, and is started again.")
             try:
                 self._start()
             except OSError as error:

@@ -66,12 +66,12 @@ class Passwords:
         finally:
             self._leave(network)
 
-    async def hash(self, password: str, network: str = "") -> str:
+    async def hash(self, password: str, network: str) -> str:
         """Raises Refusal(BUSY) when the queue is full."""
         with self.place(network) as place:
             return await place.hash(password)
 
-    async def verify(self, password: str, stored: str | None, network: str = "") -> Verification:
+    async def verify(self, password: str, stored: str | None, network: str) -> Verification:
         """Raises Refusal(BUSY) when the queue is full."""
         with self.place(network) as place:
             return await place.verify(password, stored)

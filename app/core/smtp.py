@@ -140,7 +140,9 @@ class Unreachable(Exception):
 
 
 class Undelivered(Exception):
-    """The server did not take this mail. Without its own words, which may quote from the mail."""
+    """The server did not take this mail, or must not be given it. Without the server's own words,
+    which may quote from the mail.
+    """
 
 
 class Conversation:

@@ -7,14 +7,14 @@ from sqlmodel import SQLModel
 from app.models.audit import ActivityPublic
 from app.models.login import SessionPublic
 from app.models.mail import Purpose, Template
-from app.models.user import EmailAddress, UserPublic
+from app.models.user import StoredEmail, UserPublic
 
 
 class PendingLink(SQLModel):
     """A link that was mailed and still works."""
 
     purpose: Purpose
-    email: EmailAddress
+    email: StoredEmail
     created_at: datetime
     expires_at: datetime
 
@@ -23,7 +23,7 @@ class PendingMail(SQLModel):
     """A mail that is still to be sent."""
 
     template: Template
-    recipient: EmailAddress
+    recipient: StoredEmail
     created_at: datetime
 
 

@@ -33,10 +33,10 @@ def canonical_email(address: str) -> str:
         canonical = unicodedata.normalize("NFC", checked.normalized.lower())
         if canonical != checked.normalized:  # some letters grow in lower case
             validate_email(canonical, check_deliverability=False)
+        if ENCODED in canonical:
+            raise EmailNotValidError
     except EmailNotValidError:
-        canonical = ENCODED
-    if ENCODED in canonical:
-        raise ValueError("must be an email address, such as ada@example.com")
+        raise ValueError("must be an email address, such as ada@example.com") from None
     return canonical
 
 

@@ -35,7 +35,7 @@ async def create_admin(backend: Backend, new_user: UserCreate) -> None:
     Raises Refusal(FORBIDDEN for a disabled account, BUSY, or why the password is not taken).
     """
     await backend.policy.check(new_user.password, new_user.email, new_user.full_name)
-    hashed_password = await backend.passwords.hash(new_user.password)
+    hashed_password = await backend.passwords.hash(new_user.password, network="")
     await backend.database.write(install_admin, backend, new_user, hashed_password)
 
 

@@ -148,17 +148,12 @@ def delete_account(session: Session, backend: Backend, user: User, client: Clien
 async def export(backend: Backend, current: Current, client: Client) -> AccountExport:
     """Everything that is stored about somebody, but for what only secrets are made of.
 
-    One at a time: it takes megabytes, and a connection for reading, of which there are two.
-
     Raises Refusal(BUSY or TOO_MANY_ATTEMPTS).
     """
-    if not backend.exporting.acquire(blocking=False):
+    if backend.exporting.locked():
         raise Refusal(Reason.BUSY)
-    try:
-        await backend.database.write(note_export, backend, current, client)
-        return await backend.database.read(collect, current)
-    finally:
-        backend.exporting.release()
+    await backend.database.write(note_export, backend, current, client)
+    return await backend.database.read(collect_alone, backend, current)
 
 
 def note_export(session: Session, backend: Backend, current: Current, client: Client) -> None:
@@ -166,6 +161,18 @@ def note_export(session: Session, backend: Backend, current: Current, client: Cl
     whose = {"user_id": user_id, "actor_id": user_id, "login_id": current.login.id}
     audit.record(session, Event.DATA_EXPORTED, client, **whose)
     throttle.take_and_note(session, backend.throttle.change(user_id), client, user_id=user_id)
+
+
+def collect_alone(session: Session, backend: Backend, current: Current) -> AccountExport:
+    """One at a time in each process: it keeps a thread, and perhaps one of the few connections for
+    reading, for as long as ten thousand events take. Raises Refusal(BUSY).
+    """
+    if not backend.exporting.acquire(blocking=False):
+        raise Refusal(Reason.BUSY)
+    try:
+        return collect(session, current)
+    finally:
+        backend.exporting.release()
 
 
 def collect(session: Session, current: Current) -> AccountExport:

@@ -170,9 +170,11 @@ def give_up(
     """What was taken leaves nothing behind: or a network that is refused could fill the table, with
     addresses that it makes up.
     """
-    keys = [claim.key for claim in claims if claim.key in levels]
-    give_back(session, [claim for claim in claims if claim.key in keys])
-    empty = (col(Budget.drained_at) <= now) & (col(Budget.attempts) == 0)
+    taken = [claim for claim in claims if claim.key in levels]
+    give_back(session, taken)
+    by_now = to_microseconds(datetime.now(UTC))  # later than that of whoever has come in between
+    empty = (col(Budget.drained_at) <= by_now) & (col(Budget.attempts) == 0)
+    keys = [claim.key for claim in taken]
     session.connection().execute(delete(Budget).where(col(Budget.key).in_(keys) & empty))
     return waits(session, claims, levels, now)
 

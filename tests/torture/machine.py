@@ -26,7 +26,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlmodel import Session, select
 
 from app.core.hashing import NO_PASSWORD
-from app.db.session import Database
 from app.main import create_app
 from app.models import AuditEvent, Mail, OneTimeToken
 from app.models import Login as LoginRow
@@ -547,9 +546,7 @@ def copied(template: Path, path: Path) -> Iterator[str]:
 @contextmanager
 def emptied(url: str) -> Iterator[str]:
     yield url
-    database = Database(make_settings(url))
-    database.run_write(empty)
-    database.close()
+    empty(url)
 
 
 class Postbox(Printer):

@@ -102,6 +102,8 @@ def test_what_the_manual_recommends_can_be_done_and_undone(
     with engine.begin() as connection:
         connection.execute(text(FILL))
     alembic(empty_url, "downgrade", back)
+    alembic(empty_url, "upgrade", forward[-1])  # in one go, too
+    alembic(empty_url, "downgrade", back)
     assert version(engine) == "0003"
 
 

@@ -19,7 +19,11 @@ def upgrade() -> None:
         op.create_index(
             "ix_users_display_name", "users", ["display_name"], postgresql_concurrently=True
         )
+    op.execute("SET lock_timeout = '1s'")  # of those that follow
 
 
 def downgrade() -> None:
-    op.drop_index("ix_users_display_name")
+    op.execute("SET lock_timeout = 0")
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_users_display_name", postgresql_concurrently=True)
+    op.execute("SET lock_timeout = '1s'")
