@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
@@ -208,21 +208,33 @@ class Cluster(NamedTuple):
 
     def settled(self) -> Node:
         """Waits until there is a primary, and a standby that confirms each commit."""
-        for helps in (self.replicate_again, self.restart_standby):
+        return self._wait_for(self._settled, self.replicate_again, self.restart_standby)
+
+    def new_primary(self, former: Node) -> Node:
+        """Waits until the other one takes writes, and commits wait for nobody who is not there."""
+        other = self.other(former)
+        until(lambda: self.takes_writes(other), "Nobody became the primary")
+        return self._wait_for(lambda: other if self.commits(other) else None, self.replicate_again)
+
+    def commits(self, node: Node) -> bool:
+        with closing(self.connect(node)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT current_setting('synchronous_standby_names') = '' OR EXISTS"
+                " (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
+            )
+            return bool(cursor.fetchone()[0])
+
+    def _wait_for(self, happens: Callable[[], Node | None], *helps: Callable[[], None]) -> Node:
+        """And does what an operator would have to, one after the other, where it takes too long."""
+        for help_it in helps:
             with suppress(ClusterError):
-                return until(self._settled, "It takes its time", STUCK_SECONDS)
-            name = helps.__name__.replace("_", " ")
+                return until(happens, "It takes its time", STUCK_SECONDS)
+            name = help_it.__name__.replace("_", " ")
             self.say(f"Patroni is stuck ({self.roles}): {name}")
             self.helped[f"Patroni was stuck, {name}"] += 1
             with suppress(OSError):
-                helps()
-        return until(self._settled, f"The cluster did not become whole ({self.roles})")
-
-    def new_primary(self, former: Node) -> Node:
-        other = self.other(former)
-        return until(
-            lambda: other if self.takes_writes(other) else None, "Nobody became the primary"
-        )
+                help_it()
+        return until(happens, f"The cluster did not become whole ({self.roles})")
 
     def replicate_again(self) -> None:
         """Patroni 3.0 may keep a former primary's name after a switchover, and the new one then

@@ -174,8 +174,8 @@ def give_up(
     give_back(session, taken)
     by_now = to_microseconds(datetime.now(UTC))  # later than that of whoever has come in between
     empty = (col(Budget.drained_at) <= by_now) & (col(Budget.attempts) == 0)
-    keys = [claim.key for claim in taken]
-    session.connection().execute(delete(Budget).where(col(Budget.key).in_(keys) & empty))
+    those = col(Budget.key).in_([claim.key for claim in taken])
+    session.connection().execute(delete(Budget).where(those & empty))
     return waits(session, claims, levels, now)
 
 
