@@ -31,6 +31,8 @@ from torture.trial import (
 
 PROCESSES = 3
 WARM = 3  # seconds of load before something happens, and after all is well again
+TWO_PRIMARIES = 3  # seconds with two, after one has thawed
+SPLIT = "two nodes thought that they are the primary"
 CANCELLED = "commits cancelled"
 RELEASE = "moment in which commits wait for nobody"
 
@@ -119,16 +121,18 @@ async def primary_steps_down(world: Replicated, trial: Trial) -> None:
 
 
 async def primary_freezes(world: Replicated, trial: Trial) -> None:
-    """Its connections stay open and nobody answers. When it thaws, it still thinks it is one."""
+    """Its connections stay open and nobody answers. When it thaws, it still thinks it is one, until
+    Patroni is started again on its machine.
+    """
     former = await primary(world)
     trial.began = time.monotonic()
     await asyncio.to_thread(former.freeze)
     trial.complete = time.monotonic()
     await promotion(world, former, trial)
-    await asyncio.to_thread(former.thaw)
-    thawed = time.monotonic()
-    while await asyncio.to_thread(both_take_writes, world.cluster):
-        trial.notes["milliseconds with two primaries"] = round(1000 * (time.monotonic() - thawed))
+    await asyncio.to_thread(former.thaw_postgresql)
+    await asyncio.sleep(TWO_PRIMARIES)
+    trial.notes[SPLIT] += await asyncio.to_thread(both_take_writes, world.cluster)
+    former.start()
 
 
 def both_take_writes(cluster: Cluster) -> bool:
@@ -227,7 +231,7 @@ class Event(NamedTuple):
 EVENTS = (
     Event("the primary dies", primary_dies, 5),
     Event("the primary steps down", primary_steps_down, 2, signs=()),
-    Event("the primary freezes", primary_freezes, 2),
+    Event("the primary freezes", primary_freezes, 2, signs=(SPLIT, TOLD_TO_COME_BACK)),
     Event("the standby dies", standby_dies, 1, RELEASE, ready=None, signs=()),
     Event("the standby freezes", standby_freezes, 1, RELEASE, ready=None, signs=()),
     Event(

@@ -120,6 +120,15 @@ class Node:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def thaw_postgresql(self) -> None:
+        """Without Patroni, which would tell it that it is the primary no more. Or that it is again:
+        Patroni 3.0 takes the lock in etcd back that another node holds by then.
+        """
+        if self._patroni:
+            self._patroni.kill()
+            self._patroni.wait()
+        self._signal(signal.SIGCONT)
+
     def _signal(self, number: signal.Signals) -> None:
         """Patroni first, which would start PostgreSQL again."""
         for process in self._processes():
