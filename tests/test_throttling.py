@@ -292,6 +292,7 @@ def test_an_address_without_an_account_closes_likewise(
     assert differences(*refusals) == set()
 
 
+@pytest.mark.usefixtures("noon")  # also within a microsecond
 def test_a_network_without_room_leaves_nothing_behind(make_client: ClientFactory) -> None:
     """Or it could fill the table, with addresses that it makes up."""
     client = make_client(login_attempts_per_network=2, login_attempts_per_account=2)
