@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic_settings import BaseSettings
 from pydantic_settings import PydanticBaseSettingsSource as Source
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import Engine, event
 from sqlmodel import SQLModel
 from starlette.types import ASGIApp
 
@@ -47,7 +47,7 @@ from tests.client import LocalClient, placed  # noqa: E402
 from tests.links import MAIL  # noqa: E402
 from tests.mailbox import Mailbox, smtp_server  # noqa: E402
 from tests.people import sign_up_and_in  # noqa: E402
-from tests.postgres import fresh_database, postgres_server, share_with_workers  # noqa: E402
+from tests.postgres import fresh_database, libpq, postgres_server, share_with_workers  # noqa: E402
 
 AppFactory = Callable[..., FastAPI]
 ClientFactory = Callable[..., TestClient]
@@ -150,9 +150,8 @@ def empty(postgresql_url: str) -> None:
         *(f"DELETE FROM {table.name}" for table in reversed(SQLModel.metadata.sorted_tables)),
         "ALTER TABLE audit_events ENABLE TRIGGER USER",
     ]
-    url = make_url(postgresql_url).set(drivername="postgresql")
-    plain = url.render_as_string(hide_password=False)
-    with closing(psycopg2.connect(plain, options="-c lock_timeout=5s")) as connection:
+    patient = {"options": "-c lock_timeout=5s"}
+    with closing(psycopg2.connect(libpq(postgresql_url), **patient)) as connection:
         connection.cursor().execute("; ".join(statements))
         connection.commit()
 

@@ -90,6 +90,11 @@ def share_with_workers(config: "pytest.Config") -> None:
         raise pytest.UsageError(str(error)) from error
 
 
+def libpq(url: str) -> str:
+    """SQLAlchemy's URL, as psycopg2 takes it."""
+    return url.replace("+psycopg2", "")
+
+
 @contextmanager
 def fresh_database(server_url: str) -> Iterator[str]:
     """The URL of a new, empty database. Dropped at the end, whoever is connected."""

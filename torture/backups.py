@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.postgres import connected
+from tests.postgres import libpq
 from torture.crowd import (
     Crowd,
     as_they_come,
@@ -283,7 +284,3 @@ def search_path() -> str:
     if wheel and wheel.origin:
         folders.insert(1, str(Path(wheel.origin).parent / "pginstall" / "bin"))
     return ":".join(folders)
-
-
-def libpq(url: str) -> str:
-    return url.replace("+psycopg2", "")

@@ -24,6 +24,7 @@ from sqlmodel import Session, col, select
 from app.models import User
 from app.models.mail import Purpose
 from app.services import one_time_tokens
+from torture.crowd import end
 from torture.jar import PASSWORD, Answer, Jar, new_session
 from torture.laboratory import Finding, Laboratory
 from torture.nginx import Nginx, find_nginx
@@ -350,11 +351,7 @@ class People:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            for ended in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(ended, Exception):
-                    raise ended
+            await end(tasks)
 
     async def _use(self, jar: Jar) -> None:
         while True:

@@ -48,11 +48,7 @@ class Crowd:
     async def close_tabs(self, jars: Collection[Jar]) -> None:
         """Of people who do something else from now on."""
         tabs = [tab for jar in jars for tab in self._tabs.pop(jar, [])]
-        for tab in tabs:
-            tab.cancel()
-        for ended in await asyncio.gather(*tabs, return_exceptions=True):
-            if isinstance(ended, Exception):
-                raise ended
+        await end(tabs)
 
     async def _use_tab(self, jar: Jar) -> None:
         while True:
@@ -131,6 +127,15 @@ class Crowd:
 
     def _count(self, part: str) -> int:
         return sum(number for what, number in self.seen.items() if part in what)
+
+
+async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Raises what one of them has raised before."""
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(ended, Exception):
+            raise ended
 
 
 def people(http: aiohttp.ClientSession, name: str, number: int) -> list[Jar]:

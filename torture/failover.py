@@ -7,9 +7,9 @@ know both; honest people, whose journals are compared with the new primary.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torture.crowd import as_they_come
 from torture.jar import new_session
@@ -180,19 +180,12 @@ async def commits_are_cancelled(world: Replicated, trial: Trial) -> None:
 
 
 def cancel(cluster: Cluster, node: Node) -> int:
-    rows = ask(
-        cluster,
+    rows = cluster.ask(
         node,
         "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
         " WHERE wait_event = 'SyncRep' AND application_name = 'fastapi-auth'",
     )
     return sum(cancelled for (cancelled,) in rows)
-
-
-def ask(cluster: Cluster, node: Node, statement: str) -> list[tuple[Any, ...]]:
-    with closing(cluster.connect(node)) as connection, connection.cursor() as cursor:
-        cursor.execute(statement)
-        return list(cursor.fetchall())
 
 
 async def primary(world: Replicated) -> Node:
@@ -214,7 +207,7 @@ async def release(world: Replicated, primary: Node, trial: Trial) -> None:
 
 
 def waits_for_nobody(cluster: Cluster, node: Node) -> bool:
-    return ask(cluster, node, "SHOW synchronous_standby_names") == [("",)]
+    return cluster.ask(node, "SHOW synchronous_standby_names") == [("",)]
 
 
 class Event(NamedTuple):

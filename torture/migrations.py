@@ -23,7 +23,8 @@ from app.db.engine import create_database_engine
 from app.db.migrations import alembic_config
 from bench.postgres import connected
 from bench.sizes.fill import Content, fill_postgres
-from torture.crowd import Crowd, as_they_come, people
+from tests.postgres import libpq
+from torture.crowd import Crowd, as_they_come, end, people
 from torture.jar import PASSWORD, Jar, new_session
 from torture.laboratory import ROOT, SECRET_KEY, Finding, Laboratory
 from torture.service import Service
@@ -135,10 +136,7 @@ async def visited(crowd: Crowd, http: aiohttp.ClientSession, users: int) -> Asyn
     try:
         yield
     finally:
-        task.cancel()
-        ended = await asyncio.gather(task, return_exceptions=True)
-        if isinstance(ended[0], Exception):
-            raise ended[0]
+        await end([task])
 
 
 async def migrate_under(
@@ -274,7 +272,3 @@ async def replace(laboratory: Laboratory, url: str, crowd: Crowd, former: Servic
             crowd.disappointed,
             "; ".join(crowd.complaints),
         )
-
-
-def libpq(url: str) -> str:
-    return url.replace("+psycopg2", "")

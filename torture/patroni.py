@@ -196,21 +196,16 @@ class Cluster(NamedTuple):
 
     def takes_writes(self, node: Node) -> bool:
         try:
-            connection = self.connect(node)
+            return self.ask(node, "SELECT NOT pg_is_in_recovery()") == [(True,)]
         except psycopg2.Error:
             return False
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT NOT pg_is_in_recovery()")
-                return bool(cursor.fetchone()[0])
-        except psycopg2.Error:
-            return False
-        finally:
-            connection.close()
 
-    def connect(self, node: Node) -> Any:
-        """As the superuser, and every statement is its own transaction."""
-        return open_connection(node, self.password, DATABASE)
+    def ask(self, node: Node, statement: str) -> list[tuple[Any, ...]]:
+        """As the superuser, and in a transaction of its own. Raises psycopg2.Error."""
+        connection = open_connection(node, self.password, DATABASE)
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
 
     def other(self, node: Node) -> Node:
         return self.nodes[1 - self.nodes.index(node)]
@@ -226,12 +221,11 @@ class Cluster(NamedTuple):
         return self._wait_for(lambda: other if self.commits(other) else None, self.replicate_again)
 
     def commits(self, node: Node) -> bool:
-        with closing(self.connect(node)) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT current_setting('synchronous_standby_names') = '' OR EXISTS"
-                " (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
-            )
-            return bool(cursor.fetchone()[0])
+        question = (
+            "SELECT current_setting('synchronous_standby_names') = '' OR EXISTS"
+            " (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
+        )
+        return self.ask(node, question) == [(True,)]
 
     def _wait_for(self, happens: Callable[[], Node | None], *helps: Callable[[], None]) -> Node:
         """And does what an operator would have to, one after the other, where it takes too long."""

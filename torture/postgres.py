@@ -13,7 +13,7 @@ import psutil
 import psycopg2
 from sqlalchemy import make_url
 
-from tests.postgres import running_server
+from tests.postgres import libpq, running_server
 from torture.laboratory import Missing
 
 PATIENCE = 30  # seconds, for its start and for its end
@@ -44,7 +44,7 @@ class Postgres:
     @property
     def plain_url(self) -> str:
         """As psycopg2 takes it."""
-        return make_url(self.url).set(drivername="postgresql").render_as_string(False)
+        return libpq(self.url)
 
     @property
     def port(self) -> int:

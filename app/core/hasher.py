@@ -69,18 +69,18 @@ class Hasher:
         question = json.dumps([work, *arguments]).encode()
         for _ in range(2):
             channels = self._channels
-            channel, answers = channels.get(), True
+            channel = channels.get()
             try:
                 channel.send_bytes(question)
-                answers = channel.poll(HANG_SECONDS)
-                if not answers:
+                if not channel.poll(HANG_SECONDS):
                     channel.close()  # or what comes late would be taken for another one's answer
+                    raise TimeoutError
                 result, error = json.loads(channel.recv_bytes())
-            except (EOFError, OSError):  # somebody has killed or stopped it
+            except (EOFError, OSError) as failure:  # somebody has killed or stopped it
                 channels.put(channel)  # for whoever comes next, if it cannot be started now
                 self._start_again(channels)
-                if not answers:
-                    break
+                if isinstance(failure, TimeoutError):
+                    break  # whoever asks has waited for long enough
                 continue
             channels.put(channel)
             if error:

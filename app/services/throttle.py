@@ -170,12 +170,12 @@ def give_up(
     """What was taken leaves nothing behind: or a network that is refused could fill the table, with
     addresses that it makes up.
     """
-    taken = [claim for claim in claims if claim.key in levels]
-    give_back(session, taken)
-    by_now = to_microseconds(datetime.now(UTC))  # later than that of whoever has come in between
-    empty = (col(Budget.drained_at) <= by_now) & (col(Budget.attempts) == 0)
-    those = col(Budget.key).in_([claim.key for claim in taken])
-    session.connection().execute(delete(Budget).where(those & empty))
+    if taken := [claim for claim in claims if claim.key in levels]:
+        give_back(session, taken)
+        by_now = to_microseconds(datetime.now(UTC))  # later than of whoever has come in between
+        empty = (col(Budget.drained_at) <= by_now) & (col(Budget.attempts) == 0)
+        those = col(Budget.key).in_([claim.key for claim in taken])
+        session.connection().execute(delete(Budget).where(those & empty))
     return waits(session, claims, levels, now)
 
 

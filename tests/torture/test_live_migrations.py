@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, text
 from app.db.engine import create_database_engine
 from app.db.migrations import alembic_config
 from tests.conftest import make_settings
+from tests.postgres import libpq
 from torture.laboratory import ROOT
-from torture.migrations import FILL, WRITTEN, Watch, alembic, libpq
+from torture.migrations import FILL, WRITTEN, Watch, alembic
 
 pytestmark = pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
 
