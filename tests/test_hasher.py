@@ -1,24 +1,24 @@
 """The process that hashes next to the one that serves."""
 
-import ctypes
+import json
 import os
-import platform
-import re
 import signal
-import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, current_thread, main_thread
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from app.core import hashing
-from app.core.hasher import NICENESS, SCHED_SETATTR, SLICE, Hasher, main
+from app.core.hasher import NICENESS, WORK, Hasher, Leisure, main
 from app.core.hashing import Verification
 from app.core.refusals import Reason, Refusal
 
@@ -31,14 +31,7 @@ PASSWORD = "nine tall herons at dawn"
 LONG = 10  # seconds
 
 
-def linux_release() -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
-
-
-slices = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() not in SCHED_SETATTR or linux_release() < (6, 12),
-    reason="Slices are for Linux 6.12 or newer, on x86-64 and ARM of 64 bits.",
-)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Others have no SCHED_IDLE.")
 
 
 @pytest.fixture
@@ -71,7 +64,7 @@ def test_before_it_answers_it_knows_what_to_compare_a_strangers_password_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first unknown address after a start would take two hashes."""
-    for name in ("os.nice", "give_way_soon", "signal.signal"):
+    for name in ("os.nice", "signal.signal"):
         monkeypatch.setattr(f"app.core.hasher.{name}", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["hasher"])
     hashing.nobodys_hash.cache_clear()
@@ -84,33 +77,81 @@ def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
     assert process_of(hasher).nice() == psutil.Process().nice() + NICENESS
 
 
-@slices
-def test_it_keeps_a_core_for_a_moment_only(hasher: Hasher) -> None:
-    assert policies_and_slices(hasher) == {(os.SCHED_OTHER, SLICE)}
+@linux
+def test_a_hash_takes_what_nobody_else_wants_of_the_cores(hasher: Hasher) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(hasher.hash_password, [PASSWORD] * 2))
+    threads = process_of(hasher).threads()
+    policies = Counter(os.sched_getscheduler(thread.id) for thread in threads)
+    assert policies == {os.SCHED_IDLE: 2, os.SCHED_OTHER: 3}
 
 
-@slices
-def test_what_the_operator_has_chosen_for_the_service_holds_for_it_too() -> None:
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        hasher = Hasher(threads=1)
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    with closing(hasher):
-        assert policies_and_slices(hasher) == {(os.SCHED_BATCH, SLICE)}
+class Busy:
+    """Cores of which nothing is left for a hash that waits for it: `free` lets it end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free = Event()
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        monkeypatch.setitem(WORK, "hash_password", self.hash_password)
+
+    def hash_password(self, password: str) -> str:
+        at_leisure = current_thread() is not main_thread()
+        self.begun.append(f"{password}{' at leisure' if at_leisure else ''}")
+        if at_leisure:
+            assert self.free.wait(LONG)
+        self.ended.append(password)
+        return f"hash of {password}"
 
 
-def policies_and_slices(hasher: Hasher) -> set[tuple[int, int]]:
-    """Of its threads, by sched_getattr(2). Slices are nanoseconds."""
-    hasher.hash_password(PASSWORD)  # by then it is up
-    found = set()
-    for thread in process_of(hasher).threads():
-        attributes = ctypes.create_string_buffer(48)
-        number = SCHED_SETATTR[platform.machine()] + 1
-        assert ctypes.CDLL(None).syscall(number, thread.id, attributes, 48, 0) == 0
-        _, policy, _, _, _, runtime, _, _ = struct.unpack("=IIQiIQQQ", attributes)
-        found.add((policy, runtime))
-    return found
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Busy]:
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 0.01)
+    busy = Busy(monkeypatch)
+    yield busy
+    busy.free.set()
+
+
+def ask(leisure: Leisure, password: str) -> object:
+    return leisure.outcome(json.dumps(["hash_password", password]).encode())
+
+
+def test_where_others_want_all_cores_a_log_in_is_answered_all_the_same(busy: Busy) -> None:
+    assert ask(Leisure(), "a") == ("hash of a", None)
+    assert busy.begun == ["a at leisure", "a"]
+
+
+def test_and_the_next_one_does_not_wait_for_them_first(busy: Busy) -> None:
+    leisure = Leisure()
+    ask(leisure, "a")
+    assert ask(leisure, "b") == ("hash of b", None)
+    assert busy.begun == ["a at leisure", "a", "b"]
+
+
+def test_what_was_computed_too_late_is_nobody_elses_answer(
+    busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leisure = Leisure()
+    ask(leisure, "a")
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", LONG)
+    busy.free.set()
+    until = time.monotonic() + LONG
+    while not leisure._under_way.done():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert busy.ended == ["a", "a"]
+    assert ask(leisure, "b") == ("hash of b", None)
+    assert busy.begun == ["a at leisure", "a", "b at leisure"]
+
+
+@linux
+def test_where_leisure_is_forbidden_it_hashes_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbidden = Mock(side_effect=PermissionError)
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    hashed, error = Leisure().outcome(json.dumps(["hash_password", PASSWORD]).encode())
+    assert str(hashed).startswith("$argon2id$")
+    assert error is None
+    forbidden.assert_called_once()
 
 
 def test_it_hashes_several_at_once(hasher: Hasher) -> None:
@@ -118,7 +159,6 @@ def test_it_hashes_several_at_once(hasher: Hasher) -> None:
     with ThreadPoolExecutor(2) as pool:
         verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
     assert set(verified) == {Verification(True)}
-    assert process_of(hasher).num_threads() == 3
 
 
 @pytest.mark.proves("16.5.3")

@@ -9,12 +9,12 @@ are closed, so it outlives nobody.
 import ctypes
 import json
 import os
-import platform
 import signal
-import struct
 import subprocess
 import sys
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,9 +31,7 @@ ROOT = str(Path(__file__).parents[2])  # of the package app
 END_SECONDS = 2  # longer than a hash takes
 HANG_SECONDS = 20  # longer than one takes that gets hardly any of a core
 NICENESS = 15  # whoever serves goes first at a core
-SLICE = 100_000  # nanoseconds that a hash keeps a core, at least: Linux allows no less
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # a system call, which Python has not
-KEEP_POLICY = 8  # SCHED_FLAG_KEEP_POLICY
+PATIENCE_SECONDS = 1.0  # until a hash asks for a share of the cores
 QUIET_SECONDS = 1.0  # until unused memory is given back
 MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
 
@@ -134,34 +132,52 @@ def main() -> None:
     # asked first, and closes the sockets then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    give_way_soon(os.nice(NICENESS))
+    os.nice(NICENESS)
     hashing.nobodys_hash()  # now, so that the first stranger costs no more than the next
     threads = [Thread(target=serve, args=[Connection(int(end))]) for end in sys.argv[1:]]
     for thread in threads:
         thread.start()
-
-
-def give_way_soon(niceness: int) -> None:
-    """Since 6.6, Linux lets the nicest thread end its slice, of milliseconds, before whoever serves
-    gets the core. Since 6.12 it may ask for a shorter one, which its own threads inherit.
-    """
-    number = SCHED_SETATTR.get(platform.machine())
-    if sys.platform == "linux" and number is not None and sys.maxsize > 2**32:
-        attributes = struct.pack("=IIQiIQQQ", 48, 0, KEEP_POLICY, niceness, 0, SLICE, 0, 0)
-        ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # where it fails, all is as usual
+    for thread in threads:
+        thread.join()  # an executor takes nothing more once this one has ended
 
 
 def serve(channel: "Connection[Any, Any]") -> None:
+    answer = Leisure().outcome if hasattr(os, "SCHED_IDLE") else outcome
     try:
         while True:
             if not channel.poll(QUIET_SECONDS):
                 give_memory_back()
-            channel.send_bytes(json.dumps(outcome(channel.recv_bytes())).encode())
+            channel.send_bytes(json.dumps(answer(channel.recv_bytes())).encode())
     except (EOFError, OSError):  # the server has ended
         return
     except BaseException:
         traceback.print_exc()
         os._exit(1)  # with all its threads, so that the server starts another
+
+
+class Leisure:
+    """Takes only what nobody else wants of the cores. Linux wakes others as if they were idle then.
+
+    For PATIENCE_SECONDS, or where all cores are wanted all the time nobody would ever log in. After
+    that, whoever waits computes it itself.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, initializer=take_what_is_left)
+        self._under_way: Future[tuple[object, str | None]] = Future()
+        self._under_way.cancel()
+
+    def outcome(self, question: bytes) -> tuple[object, str | None]:
+        if self._under_way.done():  # else the last one has not come to an end yet
+            self._under_way = self._executor.submit(outcome, question)
+            with suppress(TimeoutError):
+                return self._under_way.result(PATIENCE_SECONDS)
+        return outcome(question)
+
+
+def take_what_is_left() -> None:
+    with suppress(OSError):  # where it is forbidden, all is as usual
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def outcome(question: bytes) -> tuple[object, str | None]:
