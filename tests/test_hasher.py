@@ -1,24 +1,20 @@
 """The process that hashes next to the one that serves."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
-from threading import Event, current_thread, main_thread
-from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from app.core import hashing
-from app.core.hasher import NICENESS, WORK, Hasher, Leisure, main
+from app.core.hasher import LEISURE, NICENESS, Hasher, Neighbour, Seat, main
 from app.core.hashing import Verification
 from app.core.refusals import Reason, Refusal
 
@@ -31,7 +27,7 @@ PASSWORD = "nine tall herons at dawn"
 LONG = 10  # seconds
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="Others have no SCHED_IDLE.")
+linux = pytest.mark.skipif(not LEISURE, reason="Other systems than Linux have no SCHED_IDLE.")
 
 
 @pytest.fixture
@@ -42,7 +38,23 @@ def hasher() -> Iterator[Hasher]:
 
 
 def process_of(hasher: Hasher) -> psutil.Process:
-    return psutil.Process(hasher._process.pid)
+    """The one that is asked first."""
+    return process(hasher._leisurely if LEISURE else hasher._insistent)
+
+
+def process(neighbour: Neighbour) -> psutil.Process:
+    assert neighbour._process
+    return psutil.Process(neighbour._process.pid)
+
+
+@pytest.fixture
+def starved(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hasher]:
+    """Others want all cores all the time, and nothing is left for whoever takes what is left."""
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 0.2)
+    hasher.hash_password(PASSWORD)  # by then it is up
+    process_of(hasher).suspend()
+    yield hasher
+    process_of(hasher).resume()
 
 
 def test_it_hashes_and_verifies(hasher: Hasher) -> None:
@@ -66,7 +78,7 @@ def test_before_it_answers_it_knows_what_to_compare_a_strangers_password_with(
     """The first unknown address after a start would take two hashes."""
     for name in ("os.nice", "signal.signal"):
         monkeypatch.setattr(f"app.core.hasher.{name}", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["hasher"])
+    monkeypatch.setattr(sys, "argv", ["hasher", "insistent"])
     hashing.nobodys_hash.cache_clear()
     main()
     assert hashing.nobodys_hash.cache_info().currsize == 1
@@ -78,80 +90,56 @@ def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
 
 
 @linux
-def test_a_hash_takes_what_nobody_else_wants_of_the_cores(hasher: Hasher) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(hasher.hash_password, [PASSWORD] * 2))
+def test_it_takes_what_nobody_else_wants_of_the_cores(hasher: Hasher) -> None:
+    hasher.hash_password(PASSWORD)  # by then it is up
     threads = process_of(hasher).threads()
-    policies = Counter(os.sched_getscheduler(thread.id) for thread in threads)
-    assert policies == {os.SCHED_IDLE: 2, os.SCHED_OTHER: 3}
-
-
-class Busy:
-    """Cores of which nothing is left for a hash that waits for it: `free` lets it end."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.free = Event()
-        self.begun: list[str] = []
-        self.ended: list[str] = []
-        monkeypatch.setitem(WORK, "hash_password", self.hash_password)
-
-    def hash_password(self, password: str) -> str:
-        at_leisure = current_thread() is not main_thread()
-        self.begun.append(f"{password}{' at leisure' if at_leisure else ''}")
-        if at_leisure:
-            assert self.free.wait(LONG)
-        self.ended.append(password)
-        return f"hash of {password}"
-
-
-@pytest.fixture
-def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Busy]:
-    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 0.01)
-    busy = Busy(monkeypatch)
-    yield busy
-    busy.free.set()
-
-
-def ask(leisure: Leisure, password: str) -> object:
-    return leisure.outcome(json.dumps(["hash_password", password]).encode())
-
-
-def test_where_others_want_all_cores_a_log_in_is_answered_all_the_same(busy: Busy) -> None:
-    assert ask(Leisure(), "a") == ("hash of a", None)
-    assert busy.begun == ["a at leisure", "a"]
-
-
-def test_and_the_next_one_does_not_wait_for_them_first(busy: Busy) -> None:
-    leisure = Leisure()
-    ask(leisure, "a")
-    assert ask(leisure, "b") == ("hash of b", None)
-    assert busy.begun == ["a at leisure", "a", "b"]
-
-
-def test_what_was_computed_too_late_is_nobody_elses_answer(
-    busy: Busy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leisure = Leisure()
-    ask(leisure, "a")
-    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", LONG)
-    busy.free.set()
-    until = time.monotonic() + LONG
-    while not leisure._under_way.done():
-        assert time.monotonic() < until
-        time.sleep(0.001)
-    assert busy.ended == ["a", "a"]
-    assert ask(leisure, "b") == ("hash of b", None)
-    assert busy.begun == ["a at leisure", "a", "b at leisure"]
+    assert {os.sched_getscheduler(thread.id) for thread in threads} == {os.SCHED_IDLE}
 
 
 @linux
-def test_where_leisure_is_forbidden_it_hashes_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    forbidden = Mock(side_effect=PermissionError)
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
-    hashed, error = Leisure().outcome(json.dumps(["hash_password", PASSWORD]).encode())
-    assert str(hashed).startswith("$argon2id$")
-    assert error is None
-    forbidden.assert_called_once()
+def test_where_nothing_is_left_of_them_another_one_hashes_that_has_a_share(starved: Hasher) -> None:
+    stored = starved.hash_password(PASSWORD)
+    assert starved.verify(PASSWORD, stored) == Verification(True)
+    insistent = process(starved._insistent)
+    assert insistent.nice() == min(19, psutil.Process().nice() + NICENESS)
+    policies = {os.sched_getscheduler(thread.id) for thread in insistent.threads()}
+    assert policies == {os.sched_getscheduler(0)}
+
+
+@linux
+def test_and_nobody_waits_in_vain_as_long_as_it_lasts(
+    starved: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # which are still open
+        starved.hash_password(PASSWORD)
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 3600)
+    assert starved.hash_password(PASSWORD)
+
+
+@linux
+@pytest.mark.proves("6.3.1")
+def test_an_answer_that_comes_late_is_nobody_elses(starved: Hasher) -> None:
+    """The right password of one would let another in."""
+    stored = starved.hash_password(PASSWORD)
+    for _ in range(2):
+        assert starved.verify(PASSWORD, stored) == Verification(True)
+    process_of(starved).resume()
+    for _ in range(4):
+        assert starved.verify("another one", stored) == Verification(False)
+
+
+def test_a_question_that_is_open_is_waited_for_by_nobody() -> None:
+    ours, theirs = Pipe()
+    seat = Seat(ours)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            seat.ask(b"slow", 0)
+    assert theirs.recv_bytes() == b"slow"
+    assert not theirs.poll()
+    theirs.send_bytes(b'["too late", null]')
+    theirs.send_bytes(b'["in time", null]')
+    assert seat.ask(b"quick", 0) == ("in time", None)
+    assert theirs.recv_bytes() == b"quick"
 
 
 def test_it_hashes_several_at_once(hasher: Hasher) -> None:
@@ -159,47 +147,23 @@ def test_it_hashes_several_at_once(hasher: Hasher) -> None:
     with ThreadPoolExecutor(2) as pool:
         verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
     assert set(verified) == {Verification(True)}
+    assert process_of(hasher).num_threads() == 3
 
 
+@linux
 @pytest.mark.proves("16.5.3")
-def test_stopped_it_is_started_again(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hangs_is_replaced(starved: Hasher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sockets stay open then, and nothing comes."""
-    stored = hasher.hash_password(PASSWORD)
-    stopped = process_of(hasher)
-    stopped.suspend()
+    stored = starved.hash_password(PASSWORD)
+    hung = process(starved._insistent)
+    hung.suspend()
     with monkeypatch.context() as patch:
         patch.setattr("app.core.hasher.HANG_SECONDS", 0.5)
         with pytest.raises(Refusal) as refused:
-            hasher.verify(PASSWORD, stored)
+            starved.verify(PASSWORD, stored)
     assert refused.value.reason is Reason.BUSY
-    assert not stopped.is_running()
-    assert hasher.verify(PASSWORD, stored) == Verification(True)
-
-
-@pytest.mark.proves("6.3.1")
-def test_an_answer_that_comes_late_is_nobody_elses(
-    hasher: Hasher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where the machine is paused for longer than anybody waits, and goes on: the right password
-    of one would let another in.
-    """
-    stored = hasher.hash_password(PASSWORD)
-    process_of(hasher).suspend()
-
-    def go_on(channels: object) -> None:
-        """In the place of starting it again."""
-        process_of(hasher).resume()
-        time.sleep(0.5)  # by then it has answered
-
-    monkeypatch.setattr(hasher, "_start_again", go_on)
-    monkeypatch.setattr("app.core.hasher.HANG_SECONDS", 0.5)
-    for _ in range(2):
-        with pytest.raises(Refusal):
-            hasher.verify(PASSWORD, stored)
-        process_of(hasher).suspend()
-    process_of(hasher).resume()
-    with suppress(Refusal):
-        assert hasher.verify("another one", stored) == Verification(False)
+    assert not hung.is_running()
+    assert starved.verify(PASSWORD, stored) == Verification(True)
 
 
 @pytest.mark.proves("16.5.3")
@@ -271,7 +235,9 @@ def test_told_to_end_with_the_server_it_answers_what_the_server_asks(
 def test_it_ends_when_the_server_is_killed() -> None:
     program = (
         "from app.core.hasher import Hasher; hasher = Hasher(1)\n"
-        "hasher.hash_password('x'); print(hasher._process.pid, flush=True); input()"
+        "hasher.hash_password('x')\n"
+        "process = hasher._leisurely._process or hasher._insistent._process\n"
+        "print(process.pid, flush=True); input()"
     )
     root = Path(__file__).parents[1]
     with subprocess.Popen(

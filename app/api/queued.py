@@ -33,8 +33,8 @@ class Queue:
         self.routes = {route.path: route for route in routes if isinstance(route, QueuedRoute)}
         self.refused = 0  # since the last line
 
-    def is_full(self, client: str) -> bool:
-        """For whoever comes from this address."""
+    def is_full(self, client: str = "") -> bool:
+        """For everybody, or for whoever comes from this address."""
         return self.passwords.is_full(network_of(client))
 
     def count(self) -> None:

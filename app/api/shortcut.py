@@ -33,8 +33,10 @@ class Shortcut:
         headers = Headers(scope=scope)
         if headers.get("origin") in self.allowed_origins:
             return None
-        if not self.queue.is_full(client_address(scope, headers, self.trusted_proxies)):
-            return None
+        if not self.queue.is_full():
+            client = client_address(scope, headers, self.trusted_proxies)
+            if not self.queue.is_full(client):
+                return None
         self.queue.count()
         request_id = request_id_of(headers)
         response = problem_response(Reason.BUSY, request_id)

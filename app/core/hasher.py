@@ -1,9 +1,9 @@
-"""The process that hashes, next to the one that serves.
+"""Processes that hash, next to the one that serves.
 
 On threads of the server, a flood of log-ins would slow all else, however low their priority: a
 thread that is last in the queue for a core may hold the interpreter's lock, for which all wait.
-It speaks over pairs of sockets, one for each hash that it computes at a time, and ends when they
-are closed, so it outlives nobody.
+They speak over pairs of sockets, one for each hash that they compute at a time, and end when these
+are closed, so they outlive nobody.
 """
 
 import ctypes
@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -28,28 +27,32 @@ from app.core.logs import logger
 from app.core.refusals import Reason, Refusal
 
 ROOT = str(Path(__file__).parents[2])  # of the package app
-END_SECONDS = 2  # longer than a hash takes
-HANG_SECONDS = 20  # longer than one takes that gets hardly any of a core
+LEISURE = hasattr(os, "SCHED_IDLE")  # Linux
+PATIENCE_SECONDS = 1.0  # until a hash that gets no core is computed by the insistent process, too
+HANG_SECONDS = 20.0  # longer than it takes there
 NICENESS = 15  # whoever serves goes first at a core
-PATIENCE_SECONDS = 1.0  # until a hash asks for a share of the cores
 QUIET_SECONDS = 1.0  # until unused memory is given back
 MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
 
 WORK = {work.__name__: work for work in (hashing.hash_password, hashing.verify)}
+Answer = tuple[Any, str | None]  # the result, or what went wrong
 
 
 class Hasher:
     """What app/core/hashing.py does, done there. Called from as many threads as it is made for.
 
-    Raises Refusal(BUSY) where the process is killed again and again, RuntimeError for what is
-    raised there.
+    The leisurely process takes what nobody else wants of the cores: Linux places and wakes others
+    as if it were not there. Where they want all of them it gets nowhere. So there is an insistent
+    one besides, with a small share of its own, which starts when it is first needed.
+
+    Raises Refusal(BUSY) where they are killed again and again, RuntimeError for what is raised
+    there.
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._starting = Lock()
-        self._channels: SimpleQueue[Connection[Any, Any]]
-        self._start()
+        self._leisurely = Neighbour(threads, "leisurely")
+        self._insistent = Neighbour(threads, "insistent")
+        (self._leisurely if LEISURE else self._insistent).start()
 
     def hash_password(self, password: str) -> str:
         return str(self._ask("hash_password", password))
@@ -59,40 +62,42 @@ class Hasher:
 
     def close(self) -> None:
         """When nobody calls any more."""
-        while not self._channels.empty():
-            self._channels.get().close()
-        self._end()
+        self._leisurely.end()
+        self._insistent.end()
 
     def _ask(self, work: str, *arguments: str | None) -> Any:
-        question = json.dumps([work, *arguments]).encode()
-        for _ in range(2):
-            channels = self._channels
-            channel = channels.get()
-            try:
-                channel.send_bytes(question)
-                if not channel.poll(HANG_SECONDS):
-                    channel.close()  # or what comes late would be taken for another one's answer
-                    raise TimeoutError
-                result, error = json.loads(channel.recv_bytes())
-            except (EOFError, OSError) as failure:  # somebody has killed or stopped it
-                channels.put(channel)  # for whoever comes next, if it cannot be started now
-                self._start_again(channels)
-                if isinstance(failure, TimeoutError):
-                    break  # whoever asks has waited for long enough
-                continue
-            channels.put(channel)
-            if error:
-                raise RuntimeError(error)
-            return result
-        raise Refusal(Reason.BUSY)
+        result, error = self._answer(json.dumps([work, *arguments]).encode())
+        if error:
+            raise RuntimeError(error)
+        return result
 
-    def _start(self) -> None:
+    def _answer(self, question: bytes) -> Answer:
+        if LEISURE:
+            with suppress(TimeoutError):
+                return self._leisurely.ask(question, PATIENCE_SECONDS)
+        try:
+            return self._insistent.ask(question, HANG_SECONDS)
+        except TimeoutError:  # whoever asks has waited for long enough
+            raise Refusal(Reason.BUSY) from None
+
+
+class Neighbour:
+    """One of the processes."""
+
+    def __init__(self, threads: int, manner: str) -> None:
+        self._threads = threads
+        self._manner = manner
+        self._starting = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seats: SimpleQueue[Seat] | None = None
+
+    def start(self) -> None:
         pairs = [Pipe() for _ in range(self._threads)]
         theirs = [end.fileno() for _, end in pairs]
         try:
             self._process = subprocess.Popen(
                 # -P: not what lies in the folder that the server was started in.
-                [sys.executable, "-P", "-m", __name__, *map(str, theirs)],
+                [sys.executable, "-P", "-m", __name__, self._manner, *map(str, theirs)],
                 stdin=subprocess.DEVNULL,
                 env=os.environ
                 | MEMORY
@@ -102,29 +107,69 @@ class Hasher:
         finally:
             for _, end in pairs:
                 end.close()
-        self._channels = SimpleQueue()
+        seats: SimpleQueue[Seat] = SimpleQueue()
         for ours, _ in pairs:
-            self._channels.put(ours)
+            seats.put(Seat(ours))
+        self._seats = seats
 
-    def _start_again(self, channels: object) -> None:
-        """Raises Refusal(BUSY) where the system has no room for a process."""
-        with self._starting:
-            if channels is not self._channels:  # somebody who waited, too, has started it
-                return
-            self._end()
-            logger.error("The process that hashes has ended or hangs, and is started again.")
+    def ask(self, question: bytes, seconds: float) -> Answer:
+        """Raises TimeoutError, and Refusal(BUSY) where it is killed again and again."""
+        for _ in range(2):
+            seats = self._seats or self._start_instead_of(None)
+            seat = seats.get()
             try:
-                self._start()
-            except OSError as error:
-                raise Refusal(Reason.BUSY) from error
+                return seat.ask(question, seconds)
+            except TimeoutError:
+                if self._manner == "insistent":  # it hangs: nobody is left without a core that long
+                    self._start_instead_of(seats)
+                raise
+            except (EOFError, OSError):  # somebody has killed it
+                self._start_instead_of(seats)
+            finally:
+                seats.put(seat)  # for whoever comes next, if it cannot be started now
+        raise Refusal(Reason.BUSY)
 
-    def _end(self) -> None:
-        """It ends by itself when its sockets are closed, unless something is wrong with it."""
-        try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
+    def end(self) -> None:
+        """What it still computes is wanted by nobody."""
+        if self._process:
             self._process.kill()
             self._process.wait()
+
+    def _start_instead_of(self, seats: "SimpleQueue[Seat] | None") -> "SimpleQueue[Seat]":
+        """Raises Refusal(BUSY) where the system has no room for a process."""
+        with self._starting:
+            if seats is self._seats:  # else somebody who waited, too, has started it
+                if self._process:
+                    logger.error("A process that hashes has ended or hangs, and is started again.")
+                self.end()
+                try:
+                    self.start()
+                except OSError as error:
+                    raise Refusal(Reason.BUSY) from error
+            assert self._seats
+            return self._seats
+
+
+class Seat:
+    """Where one question is asked at a time."""
+
+    def __init__(self, channel: "Connection[Any, Any]") -> None:
+        self._channel = channel
+        self._is_open = False  # the last question
+
+    def ask(self, question: bytes, seconds: float) -> Answer:
+        """Raises TimeoutError, at once while the last question is open; EOFError, OSError."""
+        if self._is_open:
+            if not self._channel.poll():
+                raise TimeoutError
+            self._channel.recv_bytes()  # the answer that nobody waits for any more
+        self._is_open = True
+        self._channel.send_bytes(question)
+        if not self._channel.poll(seconds):
+            raise TimeoutError
+        result, error = json.loads(self._channel.recv_bytes())
+        self._is_open = False
+        return result, error
 
 
 def main() -> None:
@@ -132,22 +177,23 @@ def main() -> None:
     # asked first, and closes the sockets then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
+    _, manner, *ends = sys.argv
     hashing.nobodys_hash()  # now, so that the first stranger costs no more than the next
-    threads = [Thread(target=serve, args=[Connection(int(end))]) for end in sys.argv[1:]]
+    os.nice(NICENESS)
+    if manner == "leisurely":
+        with suppress(OSError):  # where it is forbidden, a niceness has to do
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    threads = [Thread(target=serve, args=[Connection(int(end))]) for end in ends]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()  # an executor takes nothing more once this one has ended
 
 
 def serve(channel: "Connection[Any, Any]") -> None:
-    answer = Leisure().outcome if hasattr(os, "SCHED_IDLE") else outcome
     try:
         while True:
             if not channel.poll(QUIET_SECONDS):
                 give_memory_back()
-            channel.send_bytes(json.dumps(answer(channel.recv_bytes())).encode())
+            channel.send_bytes(json.dumps(outcome(channel.recv_bytes())).encode())
     except (EOFError, OSError):  # the server has ended
         return
     except BaseException:
@@ -155,33 +201,8 @@ def serve(channel: "Connection[Any, Any]") -> None:
         os._exit(1)  # with all its threads, so that the server starts another
 
 
-class Leisure:
-    """Takes only what nobody else wants of the cores. Linux wakes others as if they were idle then.
-
-    For PATIENCE_SECONDS, or where all cores are wanted all the time nobody would ever log in. After
-    that, whoever waits computes it itself.
-    """
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, initializer=take_what_is_left)
-        self._under_way: Future[tuple[object, str | None]] = Future()
-        self._under_way.cancel()
-
-    def outcome(self, question: bytes) -> tuple[object, str | None]:
-        if self._under_way.done():  # else the last one has not come to an end yet
-            self._under_way = self._executor.submit(outcome, question)
-            with suppress(TimeoutError):
-                return self._under_way.result(PATIENCE_SECONDS)
-        return outcome(question)
-
-
-def take_what_is_left() -> None:
-    with suppress(OSError):  # where it is forbidden, all is as usual
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def outcome(question: bytes) -> tuple[object, str | None]:
-    """The result, or what went wrong."""
+def outcome(question: bytes) -> Answer:
+    """Whatever goes wrong."""
     work, *arguments = json.loads(question)
     try:
         return WORK[work](*arguments), None
