@@ -4,6 +4,7 @@ import sys
 import time
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
@@ -61,7 +62,7 @@ def migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # A migration may take its time; it still gives up soon on a lock, and never blocks all.
         connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        give_up_soon(connection)
         connection.connection.driver_connection.patience = None
         connection.commit()
     if connection.dialect.name == "sqlite":
@@ -73,11 +74,22 @@ def migrate(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",  # it alters tables by copying them
         compare_server_default=True,
         transaction_per_migration=True,  # none holds its locks until the next one is done
+        on_version_apply=start_afresh,
     )
     with context.begin_transaction():
         context.run_migrations()
     if connection.dialect.name == "sqlite":
         enforce_foreign_keys(connection, "ON")
+
+
+def start_afresh(ctx: MigrationContext, **_: object) -> None:
+    """For the next migration, as this one may have waited for locks as long as it took."""
+    if ctx.connection is not None and ctx.dialect.name == "postgresql":
+        give_up_soon(ctx.connection)
+
+
+def give_up_soon(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 def enforce_foreign_keys(connection: Connection, switch: str) -> None:

@@ -172,6 +172,38 @@ def test_postgresql_is_told_to_vacuum_logins_early_while_somebody_writes(
     assert storage_parameters(engine, "logins") is None
 
 
+PATIENT = """
+from alembic import op
+revision, down_revision = "patient", "{newest}"
+def upgrade():
+    op.execute("SET lock_timeout = 0")
+    with op.get_context().autocommit_block():
+        op.execute("CREATE TABLE patience (of varchar, lock_timeout varchar)")
+        op.execute("INSERT INTO patience VALUES ('the patient', current_setting('lock_timeout'))")
+"""
+NEXT = """
+from alembic import op
+revision, down_revision = "next", "patient"
+def upgrade():
+    op.execute("INSERT INTO patience VALUES ('the next', current_setting('lock_timeout'))")
+"""
+
+
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+def test_a_migration_may_wait_for_locks_for_long_and_the_next_one_does_not(
+    config: Config, engine: Engine, tmp_path: Path
+) -> None:
+    (newest,) = REVISIONS.newest
+    (tmp_path / "patient.py").write_text(PATIENT.format(newest=newest))
+    (tmp_path / "next.py").write_text(NEXT)
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", f"{ROOT / 'alembic' / 'versions'}\n{tmp_path}")
+    command.upgrade(config, "next")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM patience")).all()
+    assert set(map(tuple, rows)) == {("the patient", "0"), ("the next", "1s")}
+
+
 def storage_parameters(engine: Engine, table: str) -> list[str] | None:
     query = text("SELECT reloptions FROM pg_class WHERE oid = to_regclass(:name)")
     with engine.connect() as connection:

@@ -14,16 +14,14 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    op.execute("SET lock_timeout = 0")
+    op.execute("SET lock_timeout = 0")  # until the end of this migration
     with op.get_context().autocommit_block():
         op.create_index(
             "ix_users_display_name", "users", ["display_name"], postgresql_concurrently=True
         )
-    op.execute("SET lock_timeout = '1s'")  # of those that follow
 
 
 def downgrade() -> None:
     op.execute("SET lock_timeout = 0")
     with op.get_context().autocommit_block():
         op.drop_index("ix_users_display_name", postgresql_concurrently=True)
-    op.execute("SET lock_timeout = '1s'")
