@@ -21,7 +21,12 @@ PAUSE = 3  # seconds, for those who have waited meanwhile
 def run_offline() -> None:
     """`alembic upgrade head --sql` prints the statements."""
     url = load_settings().database
-    context.configure(url=url, target_metadata=SQLModel.metadata, literal_binds=True)
+    context.configure(
+        url=url,
+        target_metadata=SQLModel.metadata,
+        literal_binds=True,
+        on_version_apply=give_up_soon,
+    )
     with context.begin_transaction():
         context.run_migrations()
 
@@ -62,7 +67,7 @@ def migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # A migration may take its time; it still gives up soon on a lock, and never blocks all.
         connection.exec_driver_sql("SET statement_timeout = 0")
-        give_up_soon(connection)
+        connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
         connection.connection.driver_connection.patience = None
         connection.commit()
     if connection.dialect.name == "sqlite":
@@ -74,7 +79,7 @@ def migrate(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",  # it alters tables by copying them
         compare_server_default=True,
         transaction_per_migration=True,  # none holds its locks until the next one is done
-        on_version_apply=start_afresh,
+        on_version_apply=give_up_soon,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -82,14 +87,10 @@ def migrate(connection: Connection) -> None:
         enforce_foreign_keys(connection, "ON")
 
 
-def start_afresh(ctx: MigrationContext, **_: object) -> None:
-    """For the next migration, as this one may have waited for locks as long as it took."""
-    if ctx.connection is not None and ctx.dialect.name == "postgresql":
-        give_up_soon(ctx.connection)
-
-
-def give_up_soon(connection: Connection) -> None:
-    connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+def give_up_soon(ctx: MigrationContext, **_: object) -> None:
+    """On locks. A migration may wait as long as it takes; the next one does not."""
+    if ctx.dialect.name == "postgresql":
+        ctx.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 def enforce_foreign_keys(connection: Connection, switch: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -31,7 +33,8 @@ linux = pytest.mark.skipif(not LEISURE, reason="Other systems than Linux have no
 
 
 @pytest.fixture
-def hasher() -> Iterator[Hasher]:
+def hasher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hasher]:
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", LONG)  # the machine may be busy
     hasher = Hasher(threads=2)
     yield hasher
     hasher.close()
@@ -50,8 +53,8 @@ def process(neighbour: Neighbour) -> psutil.Process:
 @pytest.fixture
 def starved(hasher: Hasher, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hasher]:
     """Others want all cores all the time, and nothing is left for whoever takes what is left."""
-    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 0.2)
     hasher.hash_password(PASSWORD)  # by then it is up
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 0.2)
     process_of(hasher).suspend()
     yield hasher
     process_of(hasher).resume()
@@ -76,17 +79,40 @@ def test_before_it_answers_it_knows_what_to_compare_a_strangers_password_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first unknown address after a start would take two hashes."""
+    run_main(monkeypatch, "insistent")
+    assert hashing.nobodys_hash.cache_info().currsize == 1
+
+
+@linux
+def test_where_leisure_is_forbidden_a_niceness_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbidden = Mock(side_effect=PermissionError)
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    run_main(monkeypatch, "leisurely")
+    forbidden.assert_called_once()
+
+
+def test_a_process_that_has_no_room_for_its_threads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or some questions to it would never be answered."""
+    end = Mock()
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(Thread, "start", Mock(side_effect=RuntimeError))
+    _, theirs = Pipe()
+    run_main(monkeypatch, "insistent", os.dup(theirs.fileno()))
+    end.assert_called_once_with(1)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, manner: str, *ends: int) -> None:
+    """Here, and without what would change this process."""
     for name in ("os.nice", "signal.signal"):
         monkeypatch.setattr(f"app.core.hasher.{name}", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["hasher", "insistent"])
+    monkeypatch.setattr(sys, "argv", ["hasher", manner, *map(str, ends)])
     hashing.nobodys_hash.cache_clear()
     main()
-    assert hashing.nobodys_hash.cache_info().currsize == 1
 
 
 def test_it_gives_way_to_whoever_serves(hasher: Hasher) -> None:
     hasher.hash_password(PASSWORD)  # by then it is up
-    assert process_of(hasher).nice() == psutil.Process().nice() + NICENESS
+    assert process_of(hasher).nice() == min(19, psutil.Process().nice() + NICENESS)
 
 
 @linux
@@ -98,12 +124,14 @@ def test_it_takes_what_nobody_else_wants_of_the_cores(hasher: Hasher) -> None:
 
 @linux
 def test_where_nothing_is_left_of_them_another_one_hashes_that_has_a_share(starved: Hasher) -> None:
+    leisurely = process_of(starved)
     stored = starved.hash_password(PASSWORD)
     assert starved.verify(PASSWORD, stored) == Verification(True)
     insistent = process(starved._insistent)
     assert insistent.nice() == min(19, psutil.Process().nice() + NICENESS)
     policies = {os.sched_getscheduler(thread.id) for thread in insistent.threads()}
     assert policies == {os.sched_getscheduler(0)}
+    assert process_of(starved) == leisurely
 
 
 @linux
@@ -112,7 +140,7 @@ def test_and_nobody_waits_in_vain_as_long_as_it_lasts(
 ) -> None:
     for _ in range(2):  # which are still open
         starved.hash_password(PASSWORD)
-    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 3600)
+    monkeypatch.setattr("app.core.hasher.PATIENCE_SECONDS", 3600)  # longer than a test may take
     assert starved.hash_password(PASSWORD)
 
 
@@ -148,6 +176,17 @@ def test_it_hashes_several_at_once(hasher: Hasher) -> None:
         verified = pool.map(lambda _: hasher.verify(PASSWORD, stored), range(10))
     assert set(verified) == {Verification(True)}
     assert process_of(hasher).num_threads() == 3
+
+
+@linux
+def test_where_the_leisurely_one_cannot_run_the_insistent_one_does(
+    starved: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = starved.hash_password(PASSWORD)  # by then both are up
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    process_of(starved).kill()
+    assert starved.verify(PASSWORD, stored) == Verification(True)
+    monkeypatch.undo()
 
 
 @linux

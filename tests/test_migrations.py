@@ -219,7 +219,9 @@ def test_the_statements_can_be_printed_instead_of_run(
     config = alembic_config()
     config.output_buffer = StringIO()
     command.upgrade(config, "head", sql=True)
-    assert "CREATE TABLE users" in config.output_buffer.getvalue()
+    script = config.output_buffer.getvalue()
+    assert "CREATE TABLE users" in script
+    assert ("SET lock_timeout = '1s'" in script) == empty_url.startswith("postgresql")
     assert tables(engine) == set()
 
 

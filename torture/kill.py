@@ -261,7 +261,7 @@ async def dawdle(mailbox: Mailbox) -> None:
 
 
 def kill_hasher(server: int) -> int:
-    """How many: one, unless it is just being started."""
+    """How many: one or two, unless they are just being started."""
     killed = 0
     for process in psutil.Process(server).children(recursive=True):
         with suppress(psutil.Error):

@@ -30,6 +30,7 @@ ROOT = str(Path(__file__).parents[2])  # of the package app
 LEISURE = hasattr(os, "SCHED_IDLE")  # Linux
 PATIENCE_SECONDS = 1.0  # until a hash that gets no core is computed by the insistent process, too
 HANG_SECONDS = 20.0  # longer than it takes there
+END_SECONDS = 2  # in which the system ends a killed process, unless it is stuck
 NICENESS = 15  # whoever serves goes first at a core
 QUIET_SECONDS = 1.0  # until unused memory is given back
 MEMORY = {"MALLOC_ARENA_MAX": "1"}  # of several, glibc gives back that of the first one only
@@ -73,7 +74,7 @@ class Hasher:
 
     def _answer(self, question: bytes) -> Answer:
         if LEISURE:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, Refusal):
                 return self._leisurely.ask(question, PATIENCE_SECONDS)
         try:
             return self._insistent.ask(question, HANG_SECONDS)
@@ -133,18 +134,25 @@ class Neighbour:
         """What it still computes is wanted by nobody."""
         if self._process:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+
+    def __str__(self) -> str:
+        return f"{self._manner} hashing"
 
     def _start_instead_of(self, seats: "SimpleQueue[Seat] | None") -> "SimpleQueue[Seat]":
         """Raises Refusal(BUSY) where the system has no room for a process."""
         with self._starting:
             if seats is self._seats:  # else somebody who waited, too, has started it
                 if self._process:
-                    logger.error("A process that hashes has ended or hangs, and is started again.")
+                    logger.error("The %s process has ended or hangs, and is started again.", self)
+                else:
+                    logger.warning("No core was free for a hash: the %s process is started.", self)
                 self.end()
                 try:
                     self.start()
                 except OSError as error:
+                    logger.error("The %s process cannot be started: %s", self, error)
                     raise Refusal(Reason.BUSY) from error
             assert self._seats
             return self._seats
@@ -167,8 +175,9 @@ class Seat:
         self._channel.send_bytes(question)
         if not self._channel.poll(seconds):
             raise TimeoutError
-        result, error = json.loads(self._channel.recv_bytes())
+        answer = self._channel.recv_bytes()
         self._is_open = False
+        result, error = json.loads(answer)
         return result, error
 
 
@@ -184,8 +193,12 @@ def main() -> None:
         with suppress(OSError):  # where it is forbidden, a niceness has to do
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     threads = [Thread(target=serve, args=[Connection(int(end))]) for end in ends]
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:  # a limit of threads: questions to the others would be open for ever
+        traceback.print_exc()
+        os._exit(1)
 
 
 def serve(channel: "Connection[Any, Any]") -> None:
