@@ -89,7 +89,8 @@ class QuietHandler(SimpleHTTPRequestHandler):
 async def chromium() -> AsyncIterator[Browser]:
     """Raises Missing."""
     named = os.environ.get("CHROMIUM")
-    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
+    usual = ["chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"]
+    names = [named] if named else usual
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         raise Missing("install Chromium (on Debian: apt-get install chromium)")
