@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app import protocol
 from app.api import metrics as metrics_route
 from app.api import operations
-from app.core import smtp
+from app.core import hasher, smtp
 from app.db import session
 from app.main import create_app
 from app.server import LAST_CALL, SHUTDOWN_SECONDS
@@ -41,6 +41,9 @@ def test_time_outs() -> None:
     assert row("the database, for `/health/ready`")[1] == str(operations.LONGEST_WAIT)
     assert row("a request that does not arrive whole")[1] == str(protocol.ARRIVAL_SECONDS)
     assert row("an answer that its client does not take")[1] == str(protocol.READING_SECONDS)
+    assert row("a hash that gets no core")[1] == f"{hasher.PATIENCE_SECONDS:.0f}"
+    hanging = row("a process that hashes, with a share of a core, and hangs")
+    assert hanging[1] == f"{hasher.HANG_SECONDS:.0f}"
     ending = f"{SHUTDOWN_SECONDS}, and {courier.FAREWELL} for the courier"
     assert row("ending a process")[1] == ending
     grace = make_settings("sqlite:///unused.db").grace.total_seconds()

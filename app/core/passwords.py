@@ -23,7 +23,7 @@ SHORTEST_PASSWORD = 8  # characters: the floor of PASSWORD_MIN_LENGTH
 
 
 class Hashing(Protocol):
-    """app/core/hashing.py, or the process that does the same."""
+    """app/core/hashing.py, or the processes that do the same."""
 
     def hash_password(self, password: str) -> str: ...
 
