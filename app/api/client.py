@@ -11,7 +11,7 @@ from app.core.client import Address, read_address
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
 # As Azure's gateways write a hop: 203.0.113.9:4711, or [2001:db8::9]:4711.
-WITH_PORT = re.compile(r"\s*(?:\[([^]]+)\]|([0-9.]+))(?::[0-9]+)?\s*", re.ASCII)
+WITH_PORT = re.compile(r"(?:\[([^]]+)\]|([0-9.]+))(?::[0-9]+)?", re.ASCII)
 
 
 def client_address(scope: Scope, headers: Headers, trusted: Networks) -> str:
@@ -49,5 +49,6 @@ def is_in(address: Address, networks: Networks) -> bool:
 
 
 def read_hop(text: str) -> Address | None:
+    text = text.strip()
     with_port = WITH_PORT.fullmatch(text)
     return read_address((with_port[1] or with_port[2]) if with_port else text)

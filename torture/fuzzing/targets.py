@@ -39,7 +39,7 @@ from app.api.cors import Cors
 from app.api.csrf import is_cross_origin
 from app.api.dependencies import access_token_scheme
 from app.api.strict_json import StrictJsonRequest
-from app.core.client import network_of
+from app.core.client import LONGEST_ADDRESS, network_of
 from app.core.config import Settings
 from app.core.jws import InvalidToken, encode_bytes
 from app.core.keys import derived_keys
@@ -197,6 +197,8 @@ def address_in(hop: str) -> str:
 
 
 def canonical(text: str) -> str:
+    if len(text) > LONGEST_ADDRESS:
+        return ""
     try:
         address = ip_address(text.strip())
     except ValueError:
@@ -487,6 +489,8 @@ SEEDS = {
         b"203.0.113.1\n10.0.0.1",
         b"/run/socket\nunknown, 10.0.0.1, fe80::1%eth0",
         b"10.0.0.2\n0?, [fd/7,[]:80",
+        b"\t" * 60 + b"fd00::1\n203.0.113.9",
+        b"10.0.0.1\n" + b" " * 60 + b"fd00::2",
     ],
     "headers": [
         b"a=1&b=2\nhtestserver\nohttps://app.example.com\nsSame-Origin\nl100",
