@@ -384,7 +384,8 @@ def mails(data: bytes) -> None:
     assert not read_back.defects
     plain = compose_with(template, "ada@example.com", sender, link, PLAIN)
     assert read_back.keys() == plain.keys()
-    assert read_back["Subject"] == plain["Subject"]
+    # A long one begins in the line after its name, and Python reads that line's space with it.
+    assert read_back["Subject"].lstrip(" ") == plain["Subject"]
     assert_addressed(as_sent(written).decode(), recipient)
     assert shape(html_of(read_back)) == shape(html_of(plain))
     assert text_of(read_back).count("\n") == text_of(plain).count("\n")
@@ -520,6 +521,7 @@ SEEDS = {
         b"smtp://u:s@s",
     ],
     "mails": [
+        b"\0ada@example.com\0\0\0a@b.o" + b"d" * 35 + b"rg\0",
         b"\0ada@example.com\x00203.0.113.9\0Mozilla/5.0 (X11; Linux) Firefox/140\0a@b.org\0tok",
         b"1\0a@xn--bcher-kva.example\0::1\0curl/8\0Example <no-reply@example.com>\0x-_",
         '2\0äda@bücher.example\0\0<a href="//evil">\0"B, Inc." <b@c.org>\0y'.encode(),
